@@ -1,0 +1,1 @@
+"""An experiment runner for specialising causal language models."""

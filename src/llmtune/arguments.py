@@ -1,0 +1,149 @@
+"""What a person typed, taken apart: stages or a command, Hydra's options, and overrides in Hydra's grammar."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llmtune.config.resources import group_options
+from llmtune.config.schema import groups, verbatim_keys
+from llmtune.config.validate import nearest
+from llmtune.errors import ConfigError
+
+STAGES = ("prepare", "train", "evaluate", "export")
+COMMANDS = ("generate", "ui")
+
+_FLAGS = {"-m": "--multirun", "-h": "--help", "-r": "--run"}
+_FLAGS |= {flag: flag for flag in ("--multirun", "--help", "--hydra-help", "--run", "--version", "--resolve")}
+_WITH_VALUE = {"-c": "--cfg", "-cd": "--config-dir", "-i": "--info", "-sc": "--shell-completion", "-p": "--package"}
+_WITH_VALUE |= {flag: flag for flag in ("--cfg", "--config-dir", "--info", "--package")}
+_PASSED_ON = ("--hydra-help", "--info", "--shell-completion", "-sc")
+_OVERRIDE = re.compile(r"(?P<prefix>\+{0,2})(?P<key>[A-Za-z_][\w./@-]*)=(?P<value>.*)", re.DOTALL)
+
+
+@dataclass
+class Arguments:
+    """The command line, understood.
+
+    Attributes:
+        stages: stages asked for; empty where none or a command was named.
+        command: `generate` or `ui`, else None.
+        options: Hydra's options in their long form, those with a value as two entries.
+        overrides: overrides in Hydra's grammar.
+        typed: the groups and keys that were typed, each with its value as typed.
+    """
+
+    stages: list[str] = field(default_factory=list)
+    command: str | None = None
+    options: list[str] = field(default_factory=list)
+    overrides: list[str] = field(default_factory=list)
+    typed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def run(self) -> str | None:
+        """The run reference after `run=`; None where none was typed."""
+        return self.typed.get("run")
+
+    @property
+    def multirun(self) -> bool:
+        """Whether a sweep was asked for."""
+        return "--multirun" in self.options
+
+    @property
+    def hydra_only(self) -> bool:
+        """Whether Hydra alone answers (its own help, its information)."""
+        return any(option in _PASSED_ON for option in self.options)
+
+
+def parse(arguments: Sequence[str]) -> Arguments:
+    """Take the command line apart; options and words may stand anywhere among the overrides.
+
+    Raises:
+        ConfigError: with every word, option or value that makes no sense.
+    """
+    found, problems = Arguments(), list[str]()
+    multirun = any(argument in ("-m", "--multirun") for argument in arguments)
+    waiting = iter(arguments)
+    for argument in waiting:
+        option, equals, value = argument.partition("=")
+        if argument.startswith("-"):
+            if option in _FLAGS and not equals:
+                found.options.append(_FLAGS[option])
+            elif option in _WITH_VALUE:
+                found.options += [_WITH_VALUE[option], value if equals else next(waiting, "")]
+            else:
+                problems.append(f"{option}: there is no such option.{nearest(option, [*_FLAGS, *_WITH_VALUE])}")
+        elif "=" in argument or argument.startswith("~"):
+            _take_override(argument, multirun, found, problems)
+        else:
+            _take_word(argument, found, problems)
+    if found.command and (found.stages or len(problems) > 0):
+        problems += [f"{found.command}: can't stand beside the stage {stage}." for stage in found.stages]
+    if problems:
+        raise ConfigError(problems)
+    found.stages.sort(key=STAGES.index)
+    return found
+
+
+def quoted(value: str) -> str:
+    """The value as a quoted string of Hydra's grammar that parses to exactly this text."""
+    escaped = re.sub(r"(\\*)'", lambda match: match.group(1) * 2 + r"\'", value)
+    escaped = re.sub(r"(\\+)$", lambda match: match.group(1) * 2, escaped)
+    escaped = re.sub(r"(\\*)\$\{", lambda match: match.group(1) * 2 + r"\${", escaped)
+    return f"'{escaped}'"
+
+
+def _take_word(word: str, found: Arguments, problems: list[str]) -> None:
+    if word in STAGES:
+        if word not in found.stages:
+            found.stages.append(word)
+    elif word in COMMANDS:
+        if found.command not in (None, word):
+            problems.append(f"{word}: one command at a time, {found.command} was named too.")
+        found.command = word
+    else:
+        hint = nearest(word, [*STAGES, *COMMANDS])
+        problems.append(f"{word}: no stage or command.{hint} Known: {', '.join((*STAGES, *COMMANDS))}.")
+
+
+def _take_override(argument: str, multirun: bool, found: Arguments, problems: list[str]) -> None:
+    match = _OVERRIDE.fullmatch(argument)
+    if match is None or match["key"].startswith("hydra"):
+        found.overrides.append(argument)
+        return
+    key, value = match["key"], match["value"]
+    found.typed[key] = value
+    if key == "run":
+        return
+    if key in groups():
+        found.overrides += _model(value, multirun) if key == "model" else [f"{key}={value}"]
+    elif key in verbatim_keys():
+        if value == "???":
+            problems.append(f"{key}=???: this text can't be taken; Hydra reserves it for a missing value.")
+        found.overrides.append(f"++{key}={_verbatim(value, multirun)}")
+    else:
+        found.overrides.append(f"++{key}={value}")
+
+
+def _verbatim(value: str, multirun: bool) -> str:
+    """Under multirun `[a,b]` is two values, each taken as typed; else the whole value is one text."""
+    if multirun and value.startswith("[") and value.endswith("]"):
+        return ",".join(quoted(part.strip()) for part in value[1:-1].split(","))
+    return quoted(value)
+
+
+def _model(value: str, multirun: bool) -> list[str]:
+    """`model=X` for a named config; a Hub id or a folder where X has a slash or names a folder that is here."""
+    if value in group_options("model") or (multirun and "," in value):
+        return [f"model={value}"]
+    if Path(value).is_dir() or value.startswith(("/", "./", "../", "~")):
+        folder = Path(value).expanduser()
+        return ["model=folder", f"++model.path={quoted(str(folder))}", f"++model.name={quoted(_short(folder.name))}"]
+    if "/" in value:
+        return ["model=hub", f"++model.id={quoted(value)}", f"++model.name={quoted(_short(value.rpartition('/')[2]))}"]
+    return [f"model={value}"]
+
+
+def _short(name: str) -> str:
+    """A name that is safe in a folder's name."""
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "model"

@@ -1,0 +1,90 @@
+"""Combinations of values that can't work, and choices that derive from several groups."""
+
+import re
+from collections.abc import Callable, Iterator
+
+from llmtune.config.data import FilesConfig, HubDataConfig
+from llmtune.config.run import RunConfig
+
+EXPORT_FORMATS = ("adapter", "hf")
+
+
+def check_combinations(config: RunConfig) -> list[str]:
+    """Every combination that can't work, a sentence each: what was found, what is allowed, what to set."""
+    checks: tuple[Callable[[RunConfig], Iterator[str]], ...] = (_model, _data, _train, _hardware, _export, _tracking)
+    return [problem for check in checks for problem in check(config)]
+
+
+def _model(config: RunConfig) -> Iterator[str]:
+    model = config.model
+    if model.source == "hub" and not model.id:
+        yield "model.id: is missing; set it to a Hub id such as model.id=HuggingFaceTB/SmolLM2-135M."
+    if model.source == "folder" and not model.path:
+        yield "model.path: is missing; set it to a folder in the Hugging Face format."
+    if model.source != "hub" and (model.id or model.revision):
+        yield f"model.id and model.revision belong to model=hub; the model here is {model.name} ({model.source})."
+    if model.source != "folder" and model.path:
+        yield f"model.path={model.path}: belongs to model=folder; the model here is {model.name} ({model.source})."
+    if model.trust_remote_code and not re.fullmatch(r"[0-9a-f]{40}", model.revision or ""):
+        yield "model.trust_remote_code=true: set model.revision to the full 40-digit commit whose code you have read."
+
+
+def _data(config: RunConfig) -> Iterator[str]:
+    data = config.data
+    if config.source_run is None and isinstance(data, FilesConfig) and not data.path:
+        yield "data.path: is missing; set it to your file of examples, or type data=embedded_code for ours."
+    if isinstance(data, HubDataConfig) and not data.id:
+        yield "data.id: is missing; set it to the id of a data set on the Hub."
+    held_out = data.validation_fraction + (0 if data.eval_path else data.test_fraction)
+    if held_out >= 1:
+        yield (
+            f"data.validation_fraction={data.validation_fraction} and data.test_fraction={data.test_fraction}: "
+            f"add up to {held_out:g} and leave nothing to train on; their sum must be below 1."
+        )
+    if not data.eval_path and data.test_fraction == 0:
+        yield "data.test_fraction=0.0: leaves no test set; set it above 0, or set data.eval_path to a file."
+
+
+def _train(config: RunConfig) -> Iterator[str]:
+    train = config.train
+    if train.early_stopping_patience is not None and config.data.validation_fraction == 0:
+        yield (
+            f"train.early_stopping_patience={train.early_stopping_patience}: needs validation examples; "
+            "set data.validation_fraction above 0."
+        )
+    if train.max_steps is not None and train.warmup_steps is not None and train.warmup_steps >= train.max_steps:
+        yield (
+            f"train.warmup_steps={train.warmup_steps}: must be below train.max_steps={train.max_steps}, "
+            "or the learning rate never reaches its peak."
+        )
+
+
+def _hardware(config: RunConfig) -> Iterator[str]:
+    hardware = config.hardware
+    if hardware.kind in ("cpu", "single_gpu") and (hardware.num_processes or 1) > 1:
+        yield (
+            f"hardware.num_processes={hardware.num_processes}: hardware={hardware.kind} is one process; "
+            "type hardware=ddp for several."
+        )
+    if hardware.kind == "cpu" and config.train.precision == "fp16":
+        yield "train.precision=fp16: needs a GPU; set train.precision=bf16 or fp32 with hardware=cpu."
+
+
+def _export(config: RunConfig) -> Iterator[str]:
+    for name in config.export.formats or ():
+        if name not in EXPORT_FORMATS:
+            yield f"export.formats: there is no format {name}; known: {', '.join(EXPORT_FORMATS)}."
+    if config.method.name == "full" and "adapter" in (config.export.formats or ()):
+        yield "export.formats: adapter can't be had from method=full, which trains no adapter; take hf."
+    if not re.fullmatch(r"[1-9][0-9]*(\.[0-9]+)?\s?(MB|GB)", config.export.max_shard_size):
+        yield f"export.max_shard_size={config.export.max_shard_size}: write a size such as 5GB or 200MB."
+
+
+def _tracking(config: RunConfig) -> Iterator[str]:
+    if config.method.name == "full" and config.tracking.log_model == "adapter":
+        yield "tracking.log_model=adapter: method=full trains no adapter; set auto, none or merged."
+    formats = config.export.formats
+    if config.tracking.log_model == "merged" and formats is not None and "hf" not in formats:
+        yield "tracking.log_model=merged: needs the merged model; add hf to export.formats."
+    if not 0 < config.tracking.ui_port < 65536:
+        yield f"tracking.ui_port={config.tracking.ui_port}: a port is between 1 and 65535."

@@ -1,0 +1,159 @@
+"""Hydra's groups and overrides to checked configs, one or a sweep's."""
+
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from llmtune.config.resources import resource_dir
+from llmtune.config.run import RunConfig
+from llmtune.config.validate import nearest, to_run_config
+from llmtune.errors import ConfigError
+
+RunJobs = Callable[[list[RunConfig], list[list[str]]], list[int]]
+
+
+@dataclass
+class Composition:
+    """What to compose: Hydra's arguments and, for `run=`, the config to start from.
+
+    Attributes:
+        hydra_options: Hydra's own options, such as `--multirun`.
+        overrides: overrides in Hydra's grammar.
+        saved: a run's config that takes the place of the defaults; groups among the overrides replace its sections.
+    """
+
+    hydra_options: Sequence[str] = ()
+    overrides: Sequence[str] = ()
+    saved: dict[str, Any] | None = None
+
+
+@dataclass
+class _Capture:
+    """Hydra's task function: keeps the composed config, or passes a sweep's jobs on."""
+
+    run_jobs_with: RunJobs | None
+    composed: DictConfig | None = None
+    statuses: list[int] = field(default_factory=list)
+
+    def __call__(self, config: DictConfig) -> None:
+        self.composed = config
+
+    def run_jobs(self, configs: list[DictConfig], overrides: list[list[str]]) -> list[int]:
+        assert self.run_jobs_with is not None
+        problems: list[str] = []
+        checked: list[RunConfig] = []
+        for config, typed in zip(configs, overrides, strict=True):
+            try:
+                checked.append(_checked(config))
+            except ConfigError as error:
+                problems += [f"{problem} (job {' '.join(typed)})" for problem in error.problems]
+        if problems:
+            raise ConfigError(problems)
+        statuses = self.run_jobs_with(checked, overrides)
+        self.statuses += statuses
+        return statuses
+
+
+def compose(composition: Composition, run_jobs: RunJobs | None = None) -> RunConfig | list[int]:
+    """Compose and check.
+
+    Args:
+        composition: what to compose.
+        run_jobs: called with the checked configs of a sweep and each one's overrides; returns their exit statuses.
+
+    Returns:
+        The config; for a sweep the jobs' exit statuses.
+
+    Raises:
+        ConfigError: unknown options or keys, wrong values, impossible combinations.
+    """
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+
+    from llmtune.config.search_path import register
+
+    register()
+    name = "config" if composition.saved is None else _store_saved(composition.saved, composition.overrides)
+    capture = _Capture(run_jobs)
+    arguments, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    scratch = tempfile.TemporaryDirectory()
+    sweep_dir = f"hydra.sweep.dir='{scratch.name}'"
+    sys.argv = ["llmtune", *composition.hydra_options, *composition.overrides, sweep_dir]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        main = hydra.main(config_path=str(resource_dir("conf")), config_name=name, version_base="1.3")
+        main(capture)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_translated(error)) from None
+    finally:
+        sys.argv = arguments
+        scratch.cleanup()
+        GlobalHydra.instance().clear()
+        if full_error is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+    return capture.statuses if capture.composed is None else _checked(capture.composed)
+
+
+def _checked(composed: DictConfig) -> RunConfig:
+    own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    content = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
+    assert isinstance(content, dict)
+    return to_run_config({str(key): value for key, value in content.items()})
+
+
+def _store_saved(saved: dict[str, Any], overrides: Sequence[str]) -> str:
+    """Register a run's config as Hydra's primary one and return its name."""
+    from hydra.core.config_store import ConfigStore
+
+    from llmtune.config.schema import groups
+
+    chosen = {override.partition("=")[0] for override in overrides}
+    kept = {key: _escaped(value) for key, value in saved.items() if key not in chosen}
+    options: list[Any] = ["_self_", *({group: None} for group in groups())]
+    launcher = [{"override hydra/launcher": "process"}]
+    launcher += [{f"override hydra/{name}_logging": "none"} for name in ("hydra", "job")]
+    base = OmegaConf.load(Path(resource_dir("conf")) / "config.yaml")
+    node = {"defaults": options + launcher, "hydra": OmegaConf.to_container(base.hydra), **kept}
+    ConfigStore.instance().store(name="saved_run", node=OmegaConf.create(node), provider="llmtune")
+    return "saved_run"
+
+
+def _escaped(value: Any) -> Any:
+    """The value with `${` made plain text for OmegaConf."""
+    if isinstance(value, dict):
+        return {key: _escaped(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_escaped(inner) for inner in value]
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda match: match.group(1) * 2 + r"\${", value)
+    return value
+
+
+def _translated(error: Exception) -> str:
+    """Hydra's message as one sentence with the nearest known name."""
+    text = str(error).strip()
+    option = re.search(r"Could not find '(?P<group>[\w/]+)/(?P<name>[^'/]+)'", text)
+    if option is not None:
+        known = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
+        group, name = option["group"], option["name"]
+        return f"{group}={name}: there is no such option.{nearest(name, known)} Known: {', '.join(known)}."
+    ambiguous = re.search(r"Ambiguous value for argument '\+{0,2}(?P<argument>[^']+)'", text)
+    if ambiguous is not None:
+        return f"{ambiguous['argument']}: several values are a sweep; add -m (or quote the value if it is one text)."
+    if (
+        "LexerNoViableAlt" in text
+        or "no viable alternative" in text
+        or "mismatched input" in text
+        or "token recog" in text
+    ):
+        return f"{text.splitlines()[0].rstrip('.')}. Quote a value that holds special characters: KEY=\"'value'\"."
+    return text

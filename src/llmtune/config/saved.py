@@ -1,0 +1,40 @@
+"""A run's resolved config on disk: plain YAML, read back without interpolation."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf._utils import get_omega_conf_dumper, get_yaml_loader
+
+from llmtune.config.run import RunConfig
+from llmtune.config.validate import to_plain, to_run_config
+from llmtune.errors import RunError
+
+
+def config_text(config: RunConfig) -> str:
+    """The config as YAML that reads back to the same values."""
+    return yaml.dump(to_plain(config), Dumper=get_omega_conf_dumper(), sort_keys=False, allow_unicode=True, width=1000)
+
+
+def save_config(config: RunConfig, path: Path) -> None:
+    """Write the config as YAML."""
+    path.write_text(config_text(config), encoding="utf-8")
+
+
+def load_plain(path: Path) -> dict[str, Any]:
+    """The config as nested dicts; `${...}` in a text stays text.
+
+    Raises:
+        RunError: there is no such file, or it holds no mapping.
+    """
+    if not path.is_file():
+        raise RunError(f"{path} is missing; the folder isn't a run folder, or the run never started")
+    content = yaml.load(path.read_text(encoding="utf-8"), Loader=get_yaml_loader())
+    if not isinstance(content, dict):
+        raise RunError(f"{path} holds no config")
+    return content
+
+
+def load_config(path: Path) -> RunConfig:
+    """The typed config of a run folder's file."""
+    return to_run_config(load_plain(path))

@@ -1,0 +1,142 @@
+"""What a person sees while llmtune works: lines, tables, progress; and which library noise is silenced."""
+
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+logger = logging.getLogger("llmtune")
+_console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)
+_PLAIN_LINE_SECONDS = 15.0
+_SHORT_WORK_SECONDS = 5.0
+_bars: list[Progress] = []
+
+
+def start_logging(log_file: Path | None, *, quiet: bool = False) -> None:
+    """Send what is said to the terminal and, with its time, to a run's log file.
+
+    Args:
+        log_file: file that is appended to; None for no file.
+        quiet: say nothing on the terminal (processes other than the first).
+    """
+    _console.quiet = quiet
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    if log_file is not None:
+        handler = logging.FileHandler(log_file, encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logger.addHandler(handler)
+    else:
+        logger.addHandler(logging.NullHandler())
+
+
+def say(message: str) -> None:
+    """Show one line of information."""
+    logger.info(message)
+    _console.print(message, markup=False)
+
+
+def show(text: RenderableType) -> None:
+    """Show something drawn, such as coloured text; it isn't written to the log file."""
+    _console.print(text)
+
+
+def warn(message: str) -> None:
+    """Show a warning with its cure."""
+    logger.warning(message)
+    _console.print(f"warning: {message}", markup=False, style="yellow")
+
+
+def fail(message: str) -> None:
+    """Show an error on standard error."""
+    logger.error(message)
+    print(f"llmtune: {message}", file=sys.stderr, flush=True)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Show a table; the first column reads left, the others right."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+    kept = [tuple(row) for row in rows]
+    for row in kept:
+        table.add_row(*row)
+    _console.print(table)
+    logger.info("%s\n%s", title, "\n".join(" | ".join(row) for row in [tuple(columns), *kept]))
+
+
+class ProgressLine:
+    """A progress bar on a terminal; without one, a plain line every 15 seconds and at the end of longer work."""
+
+    def __init__(self, description: str, total: int, bar: Progress | None, task: TaskID | None) -> None:
+        self._description = description
+        self._total = total
+        self._bar = bar
+        self._task = task
+        self._done = 0
+        self._started = self._last_line = time.monotonic()
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        """Count `amount` more of the total as done and show `note` beside the bar."""
+        self._done += amount
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, advance=amount, note=note)
+            return
+        now = time.monotonic()
+        ends = self._done == self._total and now - self._started >= _SHORT_WORK_SECONDS
+        if now - self._last_line >= _PLAIN_LINE_SECONDS or ends:
+            self._last_line = now
+            left = (now - self._started) / max(1, self._done) * (self._total - self._done)
+            say(f"{self._description}: {self._done}/{self._total} {note} ({left:.0f} s left)")
+
+
+@contextmanager
+def progress(description: str, total: int) -> Iterator[ProgressLine]:
+    """Show how far a piece of long work has come.
+
+    Args:
+        description: what is being done.
+        total: how many units the work has.
+    """
+    if not _console.is_terminal or _console.quiet:
+        yield ProgressLine(description, total, None, None)
+        return
+    if _bars:
+        task = _bars[-1].add_task(description, total=total, note="")
+        yield ProgressLine(description, total, _bars[-1], task)
+        _bars[-1].remove_task(task)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, *times, console=_console) as bar:
+        _bars.append(bar)
+        try:
+            yield ProgressLine(description, total, bar, bar.add_task(description, total=total, note=""))
+        finally:
+            _bars.remove(bar)
+
+
+def silence_libraries() -> None:
+    """Silence, by name, what libraries print that no user can act on; everything else is passed on.
+
+    Call before torch, transformers, peft, bitsandbytes and mlflow are imported.
+    """
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_not_about_kernels)
+    for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _is_not_about_kernels(record: logging.LogRecord) -> bool:
+    """False for bitsandbytes' remark that an optional faster 4-bit kernel isn't installed."""
+    return "Failed to load CPU gemm_4bit_forward" not in record.getMessage()

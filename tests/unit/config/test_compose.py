@@ -1,0 +1,97 @@
+"""Groups, overrides and a run's saved config become one checked config."""
+
+import pytest
+
+from llmtune.config.compose import Composition, compose
+from llmtune.config.run import RunConfig
+from llmtune.config.saved import load_config, load_plain, save_config
+from llmtune.errors import ConfigError, RunError
+
+pytestmark = pytest.mark.fast
+
+
+def composed(*overrides: str, saved=None) -> RunConfig:
+    config = compose(Composition(overrides=overrides, saved=saved))
+    assert isinstance(config, RunConfig)
+    return config
+
+
+def test_the_learning_rate_follows_the_method_until_it_is_set() -> None:
+    assert composed("data=embedded_code", "method=full").train.learning_rate == 2e-5
+    assert composed("data=embedded_code", "method=qlora").train.learning_rate == 2e-4
+    assert composed("data=embedded_code", "method=full", "++train.learning_rate=1e-3").train.learning_rate == 1e-3
+
+
+def test_a_typed_group_beats_the_experiments() -> None:
+    config = composed("experiment=quickstart", "method=qlora", "++data.num_examples=7")
+    assert (config.data.source, config.data.num_examples, config.method.name) == ("embedded", 7, "qlora")
+
+
+@pytest.mark.parametrize("override", ["method=qlra", "experiment=quickstrt", "model=gpt22"])
+def test_an_unknown_option_names_the_nearest(override) -> None:
+    with pytest.raises(ConfigError, match=r"there is no such option\. Did you mean (qlora|quickstart|gpt2)\?"):
+        composed(override, "data=embedded_code")
+
+
+def test_several_values_without_multirun_say_what_is_missing() -> None:
+    with pytest.raises(ConfigError, match=r"seed=1,2: several values are a sweep; add -m"):
+        composed("data=embedded_code", "++seed=1,2")
+
+
+def test_a_value_outside_hydras_grammar_says_how_to_quote() -> None:
+    with pytest.raises(ConfigError, match="Quote a value that holds special characters"):
+        composed("data=embedded_code", "++tracking.experiment=a(b")
+
+
+def test_a_target_in_a_config_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"model\._target_: there is no such key"):
+        composed("data=embedded_code", "++model._target_=os.system")
+
+
+def test_a_sweep_passes_all_jobs_in_one_call() -> None:
+    seen = []
+
+    def run_jobs(configs, overrides):
+        seen.append([(config.method.name, config.seed) for config in configs])
+        return [0, 1, 0, 1]
+
+    composition = Composition(["--multirun"], ["data=embedded_code", "method=lora,full", "++seed=1,2"])
+    assert compose(composition, run_jobs) == [0, 1, 0, 1]
+    assert seen == [[("lora", 1), ("lora", 2), ("full", 1), ("full", 2)]]
+
+
+def test_a_sweep_with_a_wrong_job_starts_none() -> None:
+    composition = Composition(["--multirun"], ["data=embedded_code", "method=lora,full", "++method.rank=8"])
+    with pytest.raises(ConfigError, match=r"method.rank: method=full has no such key.*\(job .*method=full"):
+        compose(composition, lambda configs, overrides: pytest.fail("a job was started"))
+
+
+def test_a_saved_config_reads_back_equal_and_takes_overrides(tmp_path) -> None:
+    config = composed(
+        "data=embedded_code", "method=full", "++generate.prompt='${oc.env:HOME} 7e12'".replace("$", "\\$")
+    )
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+    saved = load_plain(tmp_path / "config.yaml")
+    assert composed(saved=saved) == config
+    changed = composed("method=lora", "++evaluate.num_samples=1", saved=saved)
+    assert (changed.method.name, changed.evaluate.num_samples) == ("lora", 1)
+    assert changed.generate.prompt == "${oc.env:HOME} 7e12"
+
+
+def test_a_missing_or_empty_config_file_is_named(tmp_path) -> None:
+    with pytest.raises(RunError, match="is missing"):
+        load_plain(tmp_path / "config.yaml")
+    (tmp_path / "config.yaml").write_text("- 1\n")
+    with pytest.raises(RunError, match="holds no config"):
+        load_plain(tmp_path / "config.yaml")
+
+
+def test_files_of_the_working_folder_are_found(tmp_path, monkeypatch) -> None:
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "mine.yaml").write_text("# @package _global_\nseed: 7\n")
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    (tmp_path / "conf" / "model" / "mine.yaml").write_text("name: mine\nsource: hub\nid: me/mine\n")
+    monkeypatch.chdir(tmp_path)
+    config = composed("experiment=mine", "model=mine", "data=embedded_code")
+    assert (config.seed, config.model.id) == (7, "me/mine")

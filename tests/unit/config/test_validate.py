@@ -1,0 +1,124 @@
+"""Every problem of a config is named at once, with the key, what was found and what is allowed."""
+
+import pytest
+
+from llmtune.config.method import FullConfig, QloraConfig
+from llmtune.config.validate import flatten, nearest, to_plain, to_run_config
+from llmtune.errors import ConfigError
+
+pytestmark = pytest.mark.fast
+
+MODEL = {"name": "tiny", "source": "folder", "path": "tests/assets/tiny_llama"}
+DATA = {"source": "files", "path": "examples.jsonl"}
+
+
+def problems_of(**sections) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        to_run_config({"model": MODEL, "data": DATA, **sections})
+    return caught.value.problems
+
+
+def test_defaults_are_the_documented_ones() -> None:
+    config = to_run_config({"model": MODEL, "data": DATA})
+    assert (config.method.name, config.train.learning_rate, config.seed) == ("lora", 2e-4, 1)
+    assert (config.train.micro_batch_size, config.train.gradient_accumulation_steps) == (4, 2)
+    assert (config.data.max_seq_len, config.data.validation_fraction, config.data.test_fraction) == (512, 0.05, 0.1)
+
+
+def test_the_method_decides_the_shape() -> None:
+    full = to_run_config({"model": MODEL, "data": DATA, "method": {"name": "full"}})
+    qlora = to_run_config({"model": MODEL, "data": DATA, "method": {"name": "qlora", "rank": 8}})
+    assert full.method == FullConfig()
+    assert qlora.method == QloraConfig(rank=8)
+
+
+def test_all_problems_come_at_once() -> None:
+    found = problems_of(
+        method={"name": "lora", "alhpa": 3, "rank": 0},
+        train={"learning_rate": "fast", "schedule": "step"},
+        seed=True,
+        trian={},
+    )
+    assert found == [
+        "method.rank=0: should be greater than or equal to 1.",
+        "method.alhpa: there is no such key. Did you mean method.alpha?",
+        "train.learning_rate=fast: should be a valid number.",
+        "train.schedule=step: should be 'cosine', 'linear', 'constant' or 'cosine_with_restarts'.",
+        "seed=true: should be a valid integer.",
+        "trian: there is no such key. Did you mean train?",
+    ]
+
+
+def test_a_key_of_another_method_is_refused_with_what_this_one_has() -> None:
+    assert problems_of(method={"name": "full", "rank": 8}) == [
+        "method.rank: method=full has no such key. It has: name, learning_rate."
+    ]
+
+
+def test_an_unknown_method_lists_the_known_ones() -> None:
+    assert problems_of(method={"name": "dora"}) == [
+        "method.name=dora: must be one of 'full', 'lora', 'qlora'.",
+    ]
+
+
+def test_a_number_that_is_text_is_refused() -> None:
+    assert problems_of(method={"name": "lora", "rank": "8"}) == ["method.rank=8: should be a valid integer."]
+
+
+def test_infinite_values_are_refused() -> None:
+    assert problems_of(train={"learning_rate": float("inf")}) == [
+        "train.learning_rate=Infinity: should be a finite number."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sections", "problem"),
+    [
+        ({"data": {"source": "files"}}, "data.path: is missing"),
+        ({"data": {"source": "hub"}}, "data.id: is missing"),
+        ({"model": {"name": "hub", "source": "hub"}}, "model.id: is missing"),
+        ({"model": {"name": "folder", "source": "folder"}}, "model.path: is missing"),
+        ({"model": {**MODEL, "id": "a/b"}}, "model.id and model.revision belong to model=hub"),
+        ({"model": {"name": "x", "source": "hub", "id": "a/b", "path": "y"}}, "model.path=y: belongs to model=folder"),
+        (
+            {"model": {"name": "x", "source": "hub", "id": "a/b", "trust_remote_code": True, "revision": "main"}},
+            "model.trust_remote_code=true: set model.revision to the full 40-digit commit",
+        ),
+        ({"data": {**DATA, "validation_fraction": 0.6, "test_fraction": 0.5}}, "add up to 1.1 and leave nothing"),
+        ({"data": {**DATA, "test_fraction": 0.0}}, "data.test_fraction=0.0: leaves no test set"),
+        (
+            {"data": {**DATA, "validation_fraction": 0.0}, "train": {"early_stopping_patience": 2}},
+            "train.early_stopping_patience=2: needs validation examples",
+        ),
+        ({"train": {"max_steps": 10, "warmup_steps": 10}}, "train.warmup_steps=10: must be below train.max_steps=10"),
+        ({"hardware": {"kind": "cpu", "num_processes": 2}}, "hardware=cpu is one process"),
+        ({"hardware": {"kind": "cpu"}, "train": {"precision": "fp16"}}, "train.precision=fp16: needs a GPU"),
+        ({"export": {"formats": ["gguff"]}}, "export.formats: there is no format gguff; known: adapter, hf."),
+        ({"method": {"name": "full"}, "export": {"formats": ["adapter"]}}, "adapter can't be had from method=full"),
+        ({"export": {"max_shard_size": "big"}}, "export.max_shard_size=big: write a size such as 5GB"),
+        ({"method": {"name": "full"}, "tracking": {"log_model": "adapter"}}, "method=full trains no adapter"),
+        ({"export": {"formats": ["adapter"]}, "tracking": {"log_model": "merged"}}, "tracking.log_model=merged: needs"),
+        ({"tracking": {"ui_port": 70000}}, "tracking.ui_port=70000: a port is between 1 and 65535."),
+    ],
+)
+def test_impossible_combinations_are_refused(sections, problem) -> None:
+    assert any(problem in found for found in problems_of(**sections))
+
+
+def test_several_impossible_combinations_come_together() -> None:
+    found = problems_of(hardware={"kind": "cpu", "num_processes": 2}, export={"formats": ["x", "y"]})
+    assert len(found) == 3
+
+
+def test_plain_form_reads_back_equal() -> None:
+    config = to_run_config({"model": MODEL, "data": DATA, "method": {"name": "lora", "target_modules": ["q_proj"]}})
+    assert to_run_config(to_plain(config)) == config
+
+
+def test_flatten_joins_keys_with_dots() -> None:
+    assert flatten({"a": {"b": {"c": 1}, "d": None}, "e": [1]}) == {"a.b.c": 1, "a.d": None, "e": [1]}
+
+
+def test_nearest_says_nothing_when_nothing_is_near() -> None:
+    assert nearest("xyz", ["train", "model"]) == ""
+    assert nearest("modle", ["train", "model"]) == " Did you mean model?"
