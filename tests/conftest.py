@@ -1,0 +1,47 @@
+"""Fixtures that every test may use: tiny models, small files of examples; no network, one CPU thread."""
+
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+import pytest
+
+ASSETS = Path(__file__).parent / "assets"
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """Folder of the test assets, built by `scripts/make_test_assets.py`."""
+    return ASSETS
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(assets: Path) -> Path:
+    """A random Llama: 2 layers, grouped-query attention, tied head, pad = eos, a chat template."""
+    return assets / "tiny_llama"
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2(assets: Path) -> Path:
+    """A random GPT-2: 2 layers, learned positions, dropout, a pad token of its own, no chat template."""
+    return assets / "tiny_gpt2"
+
+
+@pytest.fixture(params=["tiny_llama", "tiny_gpt2"])
+def tiny_model(request: pytest.FixtureRequest, assets: Path) -> Path:
+    """Each of the two tiny models in turn."""
+    return assets / request.param
+
+
+@pytest.fixture(scope="session")
+def examples_file(assets: Path) -> Path:
+    """200 short prompt/completion rows that a tiny model can learn."""
+    return assets / "examples.jsonl"
+
+
+@pytest.fixture(scope="session")
+def text_file(assets: Path) -> Path:
+    """60 rows of plain text, the column named `text` and `content` in turn."""
+    return assets / "text.jsonl"
