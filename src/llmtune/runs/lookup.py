@@ -1,0 +1,113 @@
+"""Run folders: making new ones, and finding one by what a person types."""
+
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from llmtune.errors import RunError
+from llmtune.runs.layout import RunFolder
+from llmtune.runs.status import RunRecord, RunStatusFile, status_files
+
+_MLFLOW_RUN_ID = re.compile(r"[0-9a-f]{32}")
+_SWEEP_NAME = re.compile(r"\d{8}-\d{6}-sweep-[0-9a-f]{4}")
+_RUNS_LISTED = 5
+
+
+@dataclass(frozen=True)
+class ListedRun:
+    """A run folder and what its status file says."""
+
+    folder: RunFolder
+    record: RunRecord
+
+
+def new_run_folder(runs_dir: Path, method: str, model: str, now: datetime) -> RunFolder:
+    """Make the folder of a new run, `<YYYYmmdd-HHMMSS>-<method>-<model>-<4 hex>`.
+
+    Args:
+        runs_dir: folder that gets it; made where missing.
+        method: the method's name.
+        model: the model's name; of a Hub id the part after the last `/`.
+        now: start of the run.
+    """
+    return RunFolder(_make_folder(runs_dir, f"{_plain(method)}-{_plain(model.rstrip('/').rsplit('/', 1)[-1])}", now))
+
+
+def new_sweep_folder(runs_dir: Path, now: datetime) -> RunFolder:
+    """Make the folder of a new sweep, `<YYYYmmdd-HHMMSS>-sweep-<4 hex>`."""
+    return RunFolder(_make_folder(runs_dir, "sweep", now))
+
+
+def is_sweep_folder(path: Path) -> bool:
+    """Whether the folder's name is that of a sweep."""
+    return _SWEEP_NAME.fullmatch(path.name) is not None
+
+
+def list_runs(runs_dir: Path) -> list[ListedRun]:
+    """Every run with a status file in `runs_dir` or in a sweep's folder there, newest first; sweeps left out."""
+    runs = []
+    for path in status_files(runs_dir):
+        record = RunStatusFile(path).read()
+        if record is not None and not is_sweep_folder(path.parent):
+            runs.append((record.started_at, path.parent.stat().st_ctime_ns, ListedRun(RunFolder(path.parent), record)))
+    return [listed for _, _, listed in sorted(runs, key=lambda run: run[:2], reverse=True)]
+
+
+def find_run(reference: str, runs_dir: Path) -> RunFolder:
+    """The run that a reference means.
+
+    Args:
+        reference: a run folder, its name in `runs_dir`, a checkpoint in it, an MLflow run id, or `latest`.
+        runs_dir: folder of the runs.
+
+    Raises:
+        RunError: nothing of that kind is there, or it is a sweep.
+    """
+    if reference == "latest":
+        runs = list_runs(runs_dir)
+        if not runs:
+            raise RunError(f"run=latest: there is no run in {runs_dir}; train one, or set runs_dir=")
+        return runs[0].folder
+    if _MLFLOW_RUN_ID.fullmatch(reference):
+        for listed in list_runs(runs_dir):
+            if listed.record.mlflow_run_id == reference:
+                return listed.folder
+        raise _unknown(reference, runs_dir, "no run folder belongs to this MLflow run")
+    for path in _candidates(reference, runs_dir):
+        if is_sweep_folder(path):
+            raise RunError(f"run={reference} is a sweep; name one of its runs")
+        if path.is_dir() and (RunFolder(path).config_file.exists() or RunFolder(path).status_file.exists()):
+            return RunFolder(path)
+    raise _unknown(reference, runs_dir, "no run folder or checkpoint is there")
+
+
+def _candidates(reference: str, runs_dir: Path) -> Iterator[Path]:
+    for path in (Path(reference).expanduser(), runs_dir / reference):
+        absolute = path.absolute()
+        yield absolute
+        if absolute.is_dir() and absolute.parent.name == "checkpoints":
+            yield absolute.parent.parent
+
+
+def _unknown(reference: str, runs_dir: Path, reason: str) -> RunError:
+    newest = [str(listed.folder.path) for listed in list_runs(runs_dir)[:_RUNS_LISTED]]
+    cure = f"the newest runs: {', '.join(newest)}" if newest else f"there is no run in {runs_dir}"
+    return RunError(f"run={reference}: {reason}; {cure}")
+
+
+def _make_folder(runs_dir: Path, name: str, now: datetime) -> Path:
+    runs_dir.mkdir(parents=True, exist_ok=True)
+    while True:
+        path = runs_dir.absolute() / f"{now:%Y%m%d-%H%M%S}-{name}-{secrets.token_hex(2)}"
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-.") or "model"

@@ -1,0 +1,129 @@
+"""A run's status on disk: what became of it, and whether the process that ran it is still there."""
+
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from llmtune.runs.layout import RunFolder
+from llmtune.runs.manifest import write_json
+
+RunState = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+_START_TIME_TOLERANCE_SECONDS = 1.0
+_USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
+
+
+def without_credentials(text: str) -> str:
+    """The text with `user:password@` taken out of every URI in it."""
+    return _USERINFO.sub("", text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What a run's status file says."""
+
+    status: RunState
+    """RUNNING until the run's end is recorded."""
+    pid: int
+    """Process that ran it, or runs it."""
+    process_started: float
+    """When that process began, seconds since the epoch; tells it from a later one with the same number."""
+    host: str
+    """Machine of the process."""
+    started_at: str
+    """Start of the run, ISO 8601, UTC."""
+    ended_at: str | None = None
+    """End of the run, ISO 8601, UTC; null while it runs."""
+    mlflow_run_id: str | None = None
+    """The MLflow run; null where nothing is tracked."""
+    tracking_uri: str | None = None
+    """The MLflow store, without credentials."""
+    error: str | None = None
+    """One line that says why the run failed."""
+
+    def process_is_gone(self) -> bool:
+        """Whether the process ended. False for a process of another machine, which can't be seen from here."""
+        if self.host != socket.gethostname():
+            return False
+        try:
+            process = psutil.Process(self.pid)
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return True
+            return abs(process.create_time() - self.process_started) > _START_TIME_TOLERANCE_SECONDS
+        except psutil.NoSuchProcess:
+            return True
+        except psutil.AccessDenied:
+            return False
+
+
+class RunStatusFile:
+    """A run's `status.json`.
+
+    Args:
+        path: the file; it need not exist yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> RunRecord | None:
+        """What the file says; None where there is none, or none that can be read."""
+        try:
+            content = json.loads(self._path.read_text(encoding="utf-8"))
+            known = {field.name for field in fields(RunRecord)}
+            return RunRecord(**{name: value for name, value in content.items() if name in known})
+        except (OSError, ValueError, TypeError, AttributeError):
+            return None
+
+    def start(self, mlflow_run_id: str | None = None, tracking_uri: str | None = None) -> RunRecord:
+        """Record that this process runs the run now; a run that goes on keeps its first start time."""
+        before = self.read()
+        record = RunRecord(
+            status="RUNNING",
+            pid=os.getpid(),
+            process_started=psutil.Process().create_time(),
+            host=socket.gethostname(),
+            started_at=before.started_at if before else _now(),
+            mlflow_run_id=mlflow_run_id,
+            tracking_uri=without_credentials(tracking_uri) if tracking_uri else None,
+        )
+        write_json(self._path, asdict(record))
+        return record
+
+    def end(self, status: RunState, error: str | None = None) -> None:
+        """Record how the run ended.
+
+        Args:
+            status: how it ended.
+            error: why it failed; its first line is kept.
+        """
+        record = self.read() or self.start()
+        line = without_credentials(error.strip().splitlines()[0]) if error and error.strip() else None
+        write_json(self._path, asdict(replace(record, status=status, ended_at=_now(), error=line)))
+
+
+def status_files(runs_dir: Path) -> Iterator[Path]:
+    """The status files of every run and sweep in `runs_dir`, and of the runs inside a sweep's folder."""
+    yield from runs_dir.glob("*/status.json")
+    yield from runs_dir.glob("*/*/status.json")
+
+
+def find_dead_runs(runs_dir: Path) -> list[RunFolder]:
+    """The folders of runs that are recorded as RUNNING by a process of this machine that is gone."""
+    dead = []
+    for path in status_files(runs_dir):
+        record = RunStatusFile(path).read()
+        if record is not None and record.status == "RUNNING" and record.process_is_gone():
+            dead.append(RunFolder(path.parent))
+    return dead
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")

@@ -1,0 +1,70 @@
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from llmtune.runs.layout import RunFolder
+from llmtune.runs.status import RunStatusFile, find_dead_runs, without_credentials
+
+pytestmark = pytest.mark.fast
+
+
+def _run_that_ends_without_a_word(folder):
+    folder.mkdir(parents=True)
+    code = "from pathlib import Path; from llmtune.runs.status import RunStatusFile\n"
+    code += f"RunStatusFile(Path({str(folder / 'status.json')!r})).start('abc'); import os; os._exit(9)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+
+
+def test_a_run_goes_from_running_to_its_end(tmp_path):
+    file = RunStatusFile(tmp_path / "status.json")
+    assert file.read() is None
+    file.start("abc", "http://me:hunter2@host:5000")
+    record = file.read()
+    assert (record.status, record.pid, record.mlflow_run_id) == ("RUNNING", os.getpid(), "abc")
+    assert record.tracking_uri == "http://host:5000"
+    file.end("FAILED", "first line http://me:hunter2@host\nsecond line")
+    ended = file.read()
+    assert (ended.status, ended.error) == ("FAILED", "first line http://host")
+    assert ended.ended_at >= ended.started_at == record.started_at
+    assert "hunter2" not in (tmp_path / "status.json").read_text()
+
+
+def test_a_run_that_goes_on_keeps_its_first_start(tmp_path):
+    file = RunStatusFile(tmp_path / "status.json")
+    file.start()
+    content = json.loads((tmp_path / "status.json").read_text())
+    (tmp_path / "status.json").write_text(json.dumps({**content, "started_at": "2020-01-01T00:00:00+00:00"}))
+    assert file.start().started_at == "2020-01-01T00:00:00+00:00"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"status": "RUNNING"}'])
+def test_a_damaged_file_reads_as_none(tmp_path, text):
+    (tmp_path / "status.json").write_text(text)
+    assert RunStatusFile(tmp_path / "status.json").read() is None
+
+
+def test_only_runs_whose_process_is_gone_are_dead(tmp_path):
+    _run_that_ends_without_a_word(tmp_path / "dead")
+    _run_that_ends_without_a_word(tmp_path / "sweep" / "job")
+    for name in ("alive", "finished"):
+        (tmp_path / name).mkdir()
+        RunStatusFile(tmp_path / name / "status.json").start()
+    RunStatusFile(tmp_path / "finished" / "status.json").end("FINISHED")
+    assert sorted(run.path.name for run in find_dead_runs(tmp_path)) == ["dead", "job"]
+
+
+def test_a_reused_process_number_and_another_host_are_told_apart(tmp_path):
+    record = RunStatusFile(RunFolder(tmp_path).status_file).start()
+    assert not record.process_is_gone()
+    assert replace(record, process_started=record.process_started - 100).process_is_gone()
+    assert not replace(record, host="elsewhere", pid=2**22 + 1).process_is_gone()
+    assert replace(record, pid=2**22 + 1).process_is_gone()
+
+
+def test_credentials_leave_every_uri():
+    assert without_credentials("see postgresql://u:p%40ss@db/x and http://t@h") == "see postgresql://db/x and http://h"
+    assert without_credentials("mail a@b.c, sqlite:////tmp/x.db") == "mail a@b.c, sqlite:////tmp/x.db"
