@@ -1,0 +1,77 @@
+"""Examples become the tensors of one micro-batch, packed end to end or padded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from llmtune.data.token_table import TokenTable
+from llmtune.data.tokenize import IGNORED
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One forward and backward pass; B rows of T positions. Packed: B is 1 and T the sum of the lengths."""
+
+    input_ids: torch.Tensor
+    """int64 [B, T]."""
+    labels: torch.Tensor
+    """int64 [B, T], not shifted; -100 where nothing is learnt, which the first token of each example always is."""
+    position_ids: torch.Tensor
+    """int64 [B, T]; starts again at 0 with each example."""
+    attention_mask: torch.Tensor | None
+    """bool [B, T], False on padding; None when packed."""
+    lengths: tuple[int, ...]
+    """Tokens of each example: end to end when packed, one a row and padded on the right otherwise."""
+    indices: tuple[int, ...]
+    """Rows of the table, in the same order."""
+
+    def to(self, device: torch.device | str) -> "MicroBatch":
+        """The same micro-batch on another device; the copy isn't waited for."""
+        mask = self.attention_mask
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+            position_ids=self.position_ids.to(device, non_blocking=True),
+            attention_mask=mask if mask is None else mask.to(device, non_blocking=True),
+        )
+
+
+def collate(table: TokenTable, indices: Sequence[int], *, packed: bool, pad_token_id: int) -> MicroBatch:
+    """The micro-batch of some examples.
+
+    Args:
+        table: where the examples stand.
+        indices: their rows; at least one.
+        packed: lay them end to end in one row instead of padding each to the longest.
+        pad_token_id: fills padding; it may equal any other token, since padding is told apart by position.
+    """
+    ids = [table.input_ids(index) for index in indices]
+    labels = [_without_first(table.labels(index)) for index in indices]
+    positions = [np.arange(len(tokens)) for tokens in ids]
+    lengths = tuple(len(tokens) for tokens in ids)
+    mask = None
+    if packed:
+        rows = [np.concatenate(parts)[None] for parts in (ids, labels, positions)]
+    else:
+        rows = [_padded(ids, pad_token_id), _padded(labels, IGNORED), _padded(positions, 0)]
+        mask = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
+    tensors = (torch.from_numpy(row.astype(np.int64)) for row in rows)
+    return MicroBatch(*tensors, attention_mask=mask, lengths=lengths, indices=tuple(indices))
+
+
+def _without_first(labels: np.ndarray) -> np.ndarray:
+    """Labels whose first is -100: packed, the token before it belongs to another example."""
+    masked = labels.copy()
+    masked[:1] = IGNORED
+    return masked
+
+
+def _padded(rows: Sequence[np.ndarray], fill: int) -> np.ndarray:
+    """[B, longest], filled up on the right."""
+    padded = np.full((len(rows), max(len(row) for row in rows)), fill, dtype=np.int64)
+    for row, values in zip(padded, rows, strict=True):
+        row[: len(values)] = values
+    return padded

@@ -1,0 +1,52 @@
+"""Tensors of a micro-batch, worked out by hand."""
+
+import numpy as np
+import pytest
+
+from llmtune.data.collate import collate
+from llmtune.data.records import Record
+from llmtune.data.splits import Example
+from llmtune.data.token_table import TokenTable, TokenTableWriter
+from llmtune.data.tokenize import TokenizedExample
+
+pytestmark = pytest.mark.fast
+PAD = 2
+
+
+@pytest.fixture
+def table(tmp_path):
+    rows = [([5, 6, PAD], [5, 6, PAD]), ([7, 8, 9, PAD], [-100, -100, 9, PAD])]
+    tokenized = [TokenizedExample(np.array(i, np.int32), np.array(n, np.int32), 3, False) for i, n in rows]
+    examples = [Example(Record("f", n + 1, text="x"), f"{n:064}") for n in range(2)]
+    with TokenTableWriter(tmp_path / "a.arrow") as writer:
+        writer.write(examples, tokenized)
+    return TokenTable(tmp_path / "a.arrow")
+
+
+def test_packed_examples_stand_end_to_end_and_none_predicts_the_next(table):
+    batch = collate(table, (1, 0), packed=True, pad_token_id=PAD)
+    assert batch.input_ids.tolist() == [[7, 8, 9, 2, 5, 6, 2]]
+    assert batch.labels.tolist() == [[-100, -100, 9, 2, -100, 6, 2]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 0, 1, 2]]
+    assert batch.attention_mask is None
+    assert (batch.lengths, batch.indices) == ((4, 3), (1, 0))
+
+
+def test_padding_is_told_by_position_and_never_by_token(table):
+    batch = collate(table, (0, 1), packed=False, pad_token_id=PAD)
+    assert batch.input_ids.tolist() == [[5, 6, 2, 2], [7, 8, 9, 2]]
+    assert batch.labels.tolist() == [[-100, 6, 2, -100], [-100, -100, 9, 2]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 0], [0, 1, 2, 3]]
+    assert batch.attention_mask is not None
+    assert batch.attention_mask.tolist() == [[True, True, True, False], [True, True, True, True]]
+    assert (batch.lengths, batch.indices) == ((3, 4), (0, 1))
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_as_many_labels_as_the_table_counts(table, packed):
+    batch = collate(table, (0, 1), packed=packed, pad_token_id=PAD)
+    assert int((batch.labels != -100).sum()) == int(table.num_supervised_tokens.sum()) == 4
+    moved = batch.to("meta")
+    assert moved.input_ids.device.type == moved.labels.device.type == moved.position_ids.device.type == "meta"
+    assert (moved.lengths, moved.indices) == (batch.lengths, batch.indices)
+    assert str(batch.input_ids.dtype) == "torch.int64"

@@ -1,0 +1,115 @@
+"""Splits follow from content."""
+
+import pytest
+
+from llmtune.config.data import FilesConfig
+from llmtune.data.records import Record, content_hash
+from llmtune.data.splits import SPLITS, check_not_empty, split_records
+from llmtune.errors import DataError
+
+pytestmark = pytest.mark.fast
+
+
+def texts(count, first=0):
+    return [Record("f", number + 1, text=f"text {number}") for number in range(first, first + count)]
+
+
+def contents(splits):
+    return {name: {example.record.text for example in splits.by_name[name]} for name in SPLITS}
+
+
+def test_shares_are_about_the_fractions_and_nothing_is_lost():
+    found = contents(split_records(FilesConfig(), texts(4000), None))
+    assert sum(len(names) for names in found.values()) == 4000
+    assert len(set.union(*found.values())) == 4000
+    assert 340 < len(found["test"]) < 460
+    assert 150 < len(found["validation"]) < 250
+
+
+def test_order_and_other_examples_do_not_move_an_example():
+    before = split_records(FilesConfig(), texts(500), None)
+    after = split_records(FilesConfig(), [*texts(500, first=500), *reversed(texts(500))], None)
+    for name in SPLITS:
+        assert contents(before)[name] <= contents(after)[name]
+    again = split_records(FilesConfig(), texts(500)[::-1], None)
+    assert [[e.record.text for e in again.by_name[name]] for name in SPLITS] == [
+        [e.record.text for e in before.by_name[name]] for name in SPLITS
+    ]
+
+
+def test_another_split_seed_gives_other_splits():
+    one, two = (contents(split_records(FilesConfig(split_seed=seed), texts(500), None)) for seed in (0, 1))
+    assert one["test"] != two["test"]
+
+
+def test_a_group_never_straddles():
+    records = [Record("f", n, text=f"text {n}", group=f"module {n % 40}") for n in range(400)]
+    splits = split_records(FilesConfig(), records, None)
+    groups = {name: {example.record.group for example in splits.by_name[name]} for name in SPLITS}
+    assert all(groups.values())
+    assert sum(len(names) for names in groups.values()) == 40
+
+
+def test_duplicates_are_dropped_and_counted_whatever_their_line_ends():
+    records = [*texts(50), Record("f", 99, text="text 7"), Record("f", 100, text="text 8\r\n")]
+    splits = split_records(FilesConfig(), records, None)
+    assert sum(len(names) for names in contents(splits).values()) == 50
+    assert splits.dropped == {"train": {"duplicate": 2}}
+
+
+def test_smaller_sets_are_part_of_larger_ones():
+    small, large = (
+        split_records(
+            FilesConfig(num_examples=n, num_validation_examples=n // 10, num_test_examples=n // 5), texts(900), None
+        )
+        for n in (100, 300)
+    )
+    for name, count in (("train", 100), ("validation", 10), ("test", 20)):
+        assert len(small.by_name[name]) == count
+        assert large.by_name[name][:count] == small.by_name[name]
+    assert small.dropped["train"]["over the limit of train examples"] > 500
+
+
+def test_an_eval_file_is_the_whole_test_set_and_shared_examples_are_counted():
+    splits = split_records(FilesConfig(eval_path="e"), texts(100), [*texts(10, first=95), *texts(1, first=99)])
+    found = contents(splits)
+    assert len(found["train"]) + len(found["validation"]) == 100
+    assert len(found["test"]) == 10
+    assert splits.num_test_in_training == 5
+    assert splits.dropped["eval"] == {"duplicate": 1}
+
+
+def test_three_examples_fill_three_splits():
+    assert {name: len(found) for name, found in contents(split_records(FilesConfig(), texts(3), None)).items()} == {
+        "train": 1,
+        "validation": 1,
+        "test": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("config", "count", "message"),
+    [
+        (FilesConfig(), 2, r"no training example is left \(train 0, validation 1, test 1\)"),
+        (FilesConfig(test_fraction=0.0), 10, r"no test example.*data\.test_fraction above 0 or data\.eval_path"),
+    ],
+)
+def test_an_empty_split_is_refused_with_the_cure(config, count, message):
+    with pytest.raises(DataError, match=message):
+        split_records(config, texts(count), None)
+
+
+def test_validation_may_be_empty_only_where_it_is_turned_off():
+    splits = split_records(FilesConfig(validation_fraction=0.0), texts(20), None)
+    assert splits.by_name["validation"] == []
+    with pytest.raises(DataError, match=r"no validation example is left"):
+        check_not_empty({"train": 2, "validation": 0, "test": 1}, FilesConfig(), "")
+
+
+def test_the_hash_tells_forms_and_borders_apart():
+    pairs = [("ab", "c"), ("a", "bc")]
+    hashes = {content_hash(Record("f", 1, prompt=prompt, completion=completion)) for prompt, completion in pairs}
+    hashes.add(content_hash(Record("f", 1, text="abc")))
+    hashes.add(content_hash(Record("f", 1, messages=({"role": "user", "content": "abc"},))))
+    assert len(hashes) == 4
+    assert content_hash(Record("f", 1, text="abc")) == content_hash(Record("g", 2, text="abc\n", group="other"))
