@@ -1,0 +1,174 @@
+"""Attention for packed rows: each example attends to itself alone, without a mask and without padding.
+
+Two implementations stand in transformers' registry beside its own: `llmtune_varlen` calls torch's causal attention once
+an example; `llmtune_varlen_flash` calls torch's variable-length kernel (GPU, bf16 or fp16, no dropout). Both take the
+borders from the forward argument `cu_seq_lens_q`, as transformers' flash attention does; without it (generation,
+padded rows) they are transformers' `sdpa`.
+"""
+
+import inspect
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+try:
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:
+    varlen_attn = None
+
+VARLEN = "llmtune_varlen"
+VARLEN_FLASH = "llmtune_varlen_flash"
+_UNKNOWN_EXTRAS = ("softcap", "s_aux", "position_bias")
+
+
+def varlen_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention within each example of a packed row.
+
+    Args:
+        module: the attention layer.
+        query: [1, heads, T, head size].
+        key: [1, key heads, T, head size].
+        value: as `key`.
+        attention_mask: only without `cu_seq_lens_q`.
+        **kwargs: `cu_seq_lens_q` int32 [examples + 1], `scaling`, `dropout`, and what else the model passes.
+
+    Returns:
+        [1, T, heads, head size], and None for the weights.
+
+    Raises:
+        NotImplementedError: the layer asks for something that this attention doesn't compute.
+    """
+    borders = kwargs.get("cu_seq_lens_q")
+    if borders is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    bounds = borders.tolist()
+    spans = list(itertools.pairwise(bounds))
+    _refuse_extras(module, kwargs, longest=max(end - start for start, end in spans))
+    groups = query.shape[1] // key.shape[1]
+    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    parts = [
+        F.scaled_dot_product_attention(
+            query[:, :, start:end],
+            key[:, :, start:end],
+            value[:, :, start:end],
+            dropout_p=kwargs.get("dropout") or 0.0,
+            scale=kwargs.get("scaling"),
+            is_causal=True,
+        )
+        for start, end in spans
+    ]
+    return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+
+
+def varlen_flash_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """As `varlen_attention`, in one call of torch's kernel; layers with dropout go example by example.
+
+    Raises:
+        NotImplementedError: the layer asks for something that this attention doesn't compute.
+    """
+    borders = kwargs.get("cu_seq_lens_q")
+    if borders is None or kwargs.get("dropout"):
+        return varlen_attention(module, query, key, value, attention_mask, **kwargs)
+    assert varlen_attn is not None, "chosen only where torch has the kernel"
+    longest = int(kwargs["max_length_q"])
+    _refuse_extras(module, kwargs, longest=longest)
+    groups = query.shape[1] // key.shape[1]
+    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    dtype = _kernel_dtype(query)
+    query, key, value = (states[0].transpose(0, 1).to(dtype) for states in (query, key, value))
+    causal: dict[str, Any] = {"window_size": (-1, 0)} if _kernel_takes_window() else {"is_causal": True}
+    out = varlen_attn(query, key, value, borders, borders, longest, longest, scale=kwargs.get("scaling"), **causal)
+    return cast(torch.Tensor, out)[None], None
+
+
+def _kernel_dtype(query: torch.Tensor) -> torch.dtype:
+    """What autocast would compute attention in; torch's kernel isn't on autocast's list."""
+    kind = query.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype
+
+
+def _kernel_takes_window() -> bool:
+    return varlen_attn is not None and "window_size" in inspect.signature(varlen_attn).parameters
+
+
+def _refuse_extras(module: nn.Module, kwargs: dict[str, Any], longest: int) -> None:
+    for name in _UNKNOWN_EXTRAS:
+        if kwargs.get(name) is not None:
+            raise NotImplementedError(f"its attention has {name}")
+    window = kwargs.get("sliding_window")
+    if window is not None and window < longest:
+        raise NotImplementedError(f"its attention has a sliding window of {window} tokens, and examples are longer")
+    causal = kwargs.get("is_causal")
+    if not (getattr(module, "is_causal", True) if causal is None else causal):
+        raise NotImplementedError("its attention isn't causal")
+
+
+def _mask(
+    batch_size: int, q_length: int, kv_length: int, attention_mask: torch.Tensor | None = None, **kwargs: Any
+) -> torch.Tensor | None:
+    """No mask where every position is a token and there is no cache; else sdpa's."""
+    if attention_mask is None and q_length == kv_length:
+        return None
+    return sdpa_mask(batch_size, q_length, kv_length, attention_mask=attention_mask, **kwargs)
+
+
+AttentionInterface.register(VARLEN, varlen_attention)
+AttentionInterface.register(VARLEN_FLASH, varlen_flash_attention)
+AttentionMaskInterface.register(VARLEN, _mask)
+AttentionMaskInterface.register(VARLEN_FLASH, _mask)
+
+
+def underlying_model(model: nn.Module) -> PreTrainedModel:
+    """The transformers model inside a PEFT or data-parallel wrapper, or the model itself."""
+    inner: Any = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+
+
+def attention_of(model: nn.Module) -> str:
+    """The name of the attention implementation that is switched on."""
+    return str(underlying_model(model).config._attn_implementation)
+
+
+def set_attention(model: nn.Module, name: str) -> None:
+    """Switch the attention implementation, also inside a wrapper.
+
+    Raises:
+        ValueError: the model doesn't take its attention from transformers' registry.
+    """
+    inner = underlying_model(model)
+    inner.set_attn_implementation(name)
+    if inner.config._attn_implementation != name:
+        raise ValueError(f"{type(inner).__name__} doesn't take its attention from transformers' registry")
+
+
+@contextmanager
+def plain_attention(model: nn.Module, name: str = "sdpa") -> Iterator[None]:
+    """Run a block (generation with a cache, say) under transformers' own attention; then the former is back."""
+    before = attention_of(model)
+    set_attention(model, name)
+    try:
+        yield
+    finally:
+        set_attention(model, before)

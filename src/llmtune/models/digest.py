@@ -1,0 +1,28 @@
+"""SHA-256 of files, computed once a process."""
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes; remembered while size and modification time stay the same."""
+    real = path.resolve()
+    stat = real.stat()
+    return _sha256(real, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _sha256(path: Path, size: int, modified_ns: int) -> str:
+    del size, modified_ns  # part of the cache's key alone
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_digest(paths: Sequence[Path]) -> str:
+    """One hex SHA-256 over names and contents of several files; a single file's is its own."""
+    if len(paths) == 1:
+        return file_sha256(paths[0])
+    lines = [f"{path.name}:{file_sha256(path)}" for path in sorted(paths, key=lambda path: path.name)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,0 +1,151 @@
+"""Whether a model may train on packed rows: decided by its numbers, on a short row, at the start."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from llmtune.models.attention import VARLEN, VARLEN_FLASH, attention_of, set_attention, underlying_model, varlen_attn
+from llmtune.models.precision import Precision
+from llmtune.models.token_loss import token_losses
+
+_LENGTHS = (9, 17, 6)
+_TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2}
+
+
+@dataclass(frozen=True)
+class AttentionChoice:
+    """The attention implementation that a model was switched to."""
+
+    name: str
+    """transformers' name of it."""
+    packed: bool
+    """Whether examples may be laid end to end in one row."""
+    reason: str
+    """Why, in words."""
+
+
+@dataclass(frozen=True)
+class PackingNeeds:
+    """What the run asks of the attention implementation."""
+
+    attention: Literal["auto", "sdpa", "eager"]
+    """`model.attention`."""
+    packing: bool
+    """`train.packing`."""
+    max_seq_len: int
+    """Longest example in tokens."""
+
+
+def choose_attention(model: nn.Module, needs: PackingNeeds, precision: Precision) -> AttentionChoice:
+    """Switch a model to the fastest attention implementation that computes the right numbers.
+
+    Args:
+        model: the model as it will train, perhaps in a PEFT wrapper; not yet in a data-parallel one.
+        needs: what the run asks for.
+        precision: how the run computes.
+    """
+    inner = underlying_model(model)
+    if needs.attention != "auto":
+        set_attention(model, needs.attention)
+        return AttentionChoice(needs.attention, False, "asked for by model.attention: padded rows")
+    plain = attention_of(model)
+    if not needs.packing:
+        return AttentionChoice(plain, False, "train.packing=false: padded rows")
+    window = getattr(inner.config.get_text_config(), "sliding_window", None)
+    if window is not None and window < needs.max_seq_len:
+        why = f"the model's sliding window ({window} tokens) is shorter than data.max_seq_len={needs.max_seq_len}"
+        return AttentionChoice(plain, False, f"{why}: padded rows")
+    why = ""
+    for name in _candidates(next(model.parameters()).device, precision):
+        fault = packing_fault(model, name, precision)
+        if fault is None:
+            return AttentionChoice(name, True, "packed examples give the same numbers as each alone")
+        why = fault
+    return AttentionChoice(plain, False, f"packing isn't exact for this model ({why}): padded rows")
+
+
+def supports_packing(model: nn.Module, precision: Precision) -> bool:
+    """Whether packed examples give the same numbers as each alone."""
+    return packing_fault(model, VARLEN, precision) is None
+
+
+def packing_fault(model: nn.Module, name: str, precision: Precision) -> str | None:
+    """What is wrong with packed rows under the attention implementation `name`; None where nothing is.
+
+    Three random examples (32 tokens) go through the model packed, and each alone under the present implementation:
+    losses and gradients of what trains must agree, and other tokens in one example must not move another's losses.
+    On success the implementation stays switched on.
+    """
+    before, was_training = attention_of(model), model.training
+    model.eval()
+    fault = "it failed"
+    try:
+        fault = _compare(model, name, precision)
+    except (NotImplementedError, ValueError, TypeError, RuntimeError) as error:
+        fault = str(error).splitlines()[0] if str(error) else type(error).__name__
+    finally:
+        if fault is not None:
+            set_attention(model, before)
+        model.train(was_training)
+    return fault
+
+
+def _candidates(device: torch.device, precision: Precision) -> list[str]:
+    fast = device.type == "cuda" and precision.name != "fp32" and varlen_attn is not None
+    return [VARLEN_FLASH, VARLEN] if fast else [VARLEN]
+
+
+def _compare(model: nn.Module, name: str, precision: Precision) -> str | None:
+    tolerance = _TOLERANCE[_coarsest(model, precision)]
+    vocabulary = underlying_model(model).config.get_text_config().vocab_size
+    examples = [_random_tokens(number, length, vocabulary) for number, length in enumerate(_LENGTHS)]
+    alone = [_losses_and_gradient(model, [example], precision) for example in examples]
+    expected = torch.cat([losses for losses, _ in alone])
+    set_attention(model, name)
+    packed, packed_gradient = _losses_and_gradient(model, examples, precision)
+    scale = float(expected.abs().max())
+    if not float((packed - expected).abs().max()) <= tolerance * scale:
+        return f"losses differ by {float((packed - expected).abs().max()) / scale:.1e} of the largest"
+    gradient = sum((gradient for _, gradient in alone), torch.zeros_like(packed_gradient))
+    if not float((packed_gradient - gradient).norm()) <= tolerance * float(gradient.norm()):
+        return "gradients differ"
+    other = [_random_tokens(99, _LENGTHS[0], vocabulary), *examples[1:]]
+    moved, _ = _losses_and_gradient(model, other, precision)
+    untouched = _LENGTHS[0] - 1
+    if not float((moved[untouched:] - packed[untouched:]).abs().max()) <= tolerance * scale / 10:
+        return "an example's losses depend on its neighbour's tokens"
+    return None
+
+
+def _losses_and_gradient(
+    model: nn.Module, examples: list[torch.Tensor], precision: Precision
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Losses [N] of examples in one packed row, and the gradient of their sum: a fixed sample of each parameter's."""
+    device = next(model.parameters()).device
+    lengths = [example.numel() for example in examples]
+    row = torch.cat(examples)[None].to(device)
+    positions = torch.cat([torch.arange(length) for length in lengths])[None].to(device)
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with torch.set_grad_enabled(bool(trainable)):
+        with precision.autocast():
+            losses = token_losses(
+                model, input_ids=row, labels=row, position_ids=positions, attention_mask=None, lengths=lengths
+            ).losses
+        gradients = torch.autograd.grad(losses.sum(), trainable, allow_unused=True) if trainable else ()
+    sample = [gradient.reshape(-1)[:4096].float() for gradient in gradients if gradient is not None]
+    return losses.detach(), torch.cat(sample) if sample else torch.zeros(1, device=device)
+
+
+def _coarsest(model: nn.Module, precision: Precision) -> str:
+    """The coarsest type in play, of products and of weights; it decides how far sums may differ."""
+    types = {parameter.dtype for parameter in model.parameters()} | {precision.compute_dtype}
+    if torch.bfloat16 in types:
+        return "bf16"
+    return "fp16" if torch.float16 in types else "fp32"
+
+
+def _random_tokens(number: int, length: int, vocabulary: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1000 + number)
+    return torch.randint(0, vocabulary, (length,), generator=generator)

@@ -1,0 +1,179 @@
+"""Where a base model's files are, and which exactly: folder, resolved commit, digest of the weights."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from llmtune.config.model import ModelConfig
+from llmtune.errors import ModelError
+from llmtune.models import embedded
+from llmtune.models.digest import files_digest
+from llmtune.models.quiet import no_progress_bars
+
+FULL_COMMIT = re.compile(r"[0-9a-f]{40}")
+MODEL_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja"]
+CODE_FILES = ["*.py"]
+
+_UNREACHABLE = (
+    "not in the Hub cache, and the Hub can't be reached (offline, or HF_HUB_OFFLINE is set); connect once, "
+    "give a folder with model.path, or take the embedded model with model=smollm2_135m_instruct"
+)
+_HUB_ANSWERS: dict[type[Exception], str] = {  # the first that fits is said; subclasses stand before their parents
+    GatedRepoError: "access to this model must be granted first; accept its terms on https://huggingface.co/{id} "
+    "and log in with `hf auth login`",
+    RepositoryNotFoundError: "the Hub has no such model, or it is private; check the id, or log in with "
+    "`hf auth login`",
+    RevisionNotFoundError: "the model has no such branch, tag or commit; leave model.revision out",
+    HFValidationError: "not a Hub id; it reads owner/name",
+    LocalEntryNotFoundError: _UNREACHABLE,
+    OfflineModeIsEnabled: _UNREACHABLE,
+    ConnectionError: _UNREACHABLE,
+    HfHubHTTPError: "the Hub refused the download ({error})",
+}
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A base model's files on this machine and what they are."""
+
+    location: str
+    """Hub id, or the folder's absolute path: what PEFT and transformers can load the model by."""
+    folder: Path
+    """Folder with config, tokenizer and safetensors."""
+    revision: str | None
+    """Commit on the Hub that was resolved; None for a folder."""
+    weights_digest: str
+    """Hex SHA-256 over the safetensors files."""
+    name: str
+    """Short name, for people and file names."""
+    licence: str | None = None
+    """SPDX name where known."""
+    origin: str = ""
+    """Where the weights come from, in words."""
+    trust_remote_code: bool = False
+    """Whether code beside the weights may run."""
+
+
+def locate_model(config: ModelConfig, cache_dir: Path) -> ModelSource:
+    """Find a base model's files, downloading or converting them where needed.
+
+    Args:
+        config: which model.
+        cache_dir: folder that keeps converted weights.
+
+    Raises:
+        ModelError: the model can't be found, has no safetensors weights, or would need code of its own to run.
+    """
+    if config.source == "embedded":
+        folder, origin = embedded.embedded_folder(cache_dir)
+        return _source_of(config, folder, str(folder), None, (embedded.LICENCE, origin))
+    if config.source == "hub":
+        folder = _download(config)
+        revision = folder.name if FULL_COMMIT.fullmatch(folder.name) else None
+        return _source_of(config, folder, str(config.id), revision, (None, f"{config.id} on the Hugging Face Hub"))
+    if not config.path:
+        raise ModelError("model.source=folder needs model.path, a folder with config.json and safetensors weights")
+    folder = Path(config.path).expanduser().resolve()
+    if not folder.is_dir():
+        raise ModelError(f"model.path={config.path}: no such folder; give one with config.json and safetensors weights")
+    return _source_of(config, folder, str(folder), None, (None, f"folder {folder}"))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder, by name; adapters' files are left out."""
+    return sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("adapter_"))
+
+
+def _source_of(
+    config: ModelConfig, folder: Path, location: str, revision: str | None, told: tuple[str | None, str]
+) -> ModelSource:
+    _check_folder(config, folder, revision)
+    return ModelSource(
+        location=location,
+        folder=folder,
+        revision=revision,
+        weights_digest=files_digest(weight_files(folder)),
+        name=config.name,
+        licence=told[0],
+        origin=told[1],
+        trust_remote_code=config.trust_remote_code,
+    )
+
+
+def _check_folder(config: ModelConfig, folder: Path, revision: str | None) -> None:
+    """Refuse a folder that isn't a model with safetensors weights, or that brings code which wasn't asked for."""
+    what = f"model.id={config.id}" if config.source == "hub" else str(folder)
+    try:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        hint = "; this is a PEFT adapter, give its base model" if (folder / "adapter_config.json").exists() else ""
+        raise ModelError(f"{what} has no config.json, so it isn't a model of the Hugging Face format{hint}") from error
+    except ValueError as error:
+        raise ModelError(f"{what}: config.json isn't JSON ({error})") from error
+    if not isinstance(content, dict) or "model_type" not in content:
+        raise ModelError(f"{what}: config.json names no model_type; it isn't a transformers model's")
+    if not weight_files(folder):
+        raise ModelError(
+            f"{what} has no safetensors weights, and pickled ones (.bin, .pt) are never read; "
+            "choose a revision or a copy of the model with .safetensors files"
+        )
+    _check_own_code(config, content, what, revision)
+
+
+def _check_own_code(config: ModelConfig, content: dict[str, Any], what: str, revision: str | None) -> None:
+    brings_code = bool(content.get("auto_map")) or bool(content.get("custom_code"))
+    if not brings_code:
+        return
+    if not config.trust_remote_code:
+        raise ModelError(
+            f"{what} needs Python code of its own (auto_map in config.json), which isn't run; choose a model that "
+            "transformers knows, or, if you have read and trust that code, set model.trust_remote_code=true with "
+            "model.revision=<full commit hash>"
+        )
+    if config.source == "hub" and (revision is None or config.revision != revision):
+        raise ModelError(
+            f"model.trust_remote_code=true needs model.revision to be a full commit hash (40 hex digits), "
+            f"not {config.revision}: the code that was read must be the code that runs"
+        )
+
+
+def _download(config: ModelConfig) -> Path:
+    """The Hub snapshot's folder; a pinned commit that is in the cache asks nothing of the network."""
+    if not config.id:
+        raise ModelError("model.source=hub needs model.id, such as HuggingFaceTB/SmolLM2-135M")
+    asked = f"model.id={config.id}" + (f" model.revision={config.revision}" if config.revision else "")
+    patterns = MODEL_FILES + (CODE_FILES if config.trust_remote_code else [])
+    if config.revision and FULL_COMMIT.fullmatch(config.revision):
+        try:
+            with no_progress_bars():
+                folder = _snapshot(config, patterns, local_only=True)
+            if weight_files(folder):
+                return folder
+        except (LocalEntryNotFoundError, HFValidationError):
+            pass
+    try:
+        return _snapshot(config, patterns, local_only=False)
+    except tuple(_HUB_ANSWERS) as error:
+        meaning = next(text for kind, text in _HUB_ANSWERS.items() if isinstance(error, kind))
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{asked}: {meaning.format(id=config.id, error=first_line)}") from error
+
+
+def _snapshot(config: ModelConfig, patterns: list[str], *, local_only: bool) -> Path:
+    folder = snapshot_download(
+        str(config.id), revision=config.revision, allow_patterns=patterns, local_files_only=local_only
+    )
+    return Path(folder)

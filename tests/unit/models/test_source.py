@@ -1,0 +1,146 @@
+"""Where models are found: folders, a Hub cache without network; every refusal's text."""
+
+import hashlib
+import json
+import shutil
+from unittest.mock import MagicMock
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub import errors
+
+from llmtune.config.model import ModelConfig
+from llmtune.errors import ModelError
+from llmtune.models import source as source_module
+from llmtune.models.load import LoadSettings, load_base
+from llmtune.models.source import locate_model
+
+COMMIT = "a" * 40
+OTHER_COMMIT = "b" * 40
+
+
+def folder_config(path):
+    return ModelConfig(name="tiny", source="folder", path=str(path))
+
+
+def hub_config(**changes):
+    return ModelConfig(**{"name": "tiny", "source": "hub", "id": "someone/tiny", **changes})
+
+
+def change_config(folder, **changes):
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**content, **changes}))
+
+
+@pytest.fixture
+def copy(tiny_llama, tmp_path):
+    return shutil.copytree(tiny_llama, tmp_path / "copy")
+
+
+@pytest.fixture
+def hub_cache(tiny_llama, tmp_path, monkeypatch):
+    """A Hub cache with one model whose branch main is at COMMIT, and no network."""
+    repo = tmp_path / "hub" / "models--someone--tiny"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text(COMMIT)
+    shutil.copytree(tiny_llama, repo / "snapshots" / COMMIT)
+    real = huggingface_hub.snapshot_download
+    monkeypatch.setattr(
+        source_module, "snapshot_download", lambda *args, **how: real(*args, cache_dir=tmp_path / "hub", **how)
+    )
+    return repo
+
+
+@pytest.mark.fast
+def test_folder(tiny_llama, tmp_path):
+    found = locate_model(folder_config(tiny_llama), tmp_path)
+    assert found.folder == tiny_llama and found.location == str(tiny_llama) and found.revision is None
+    weights = (tiny_llama / "model.safetensors").read_bytes()
+    assert found.weights_digest == hashlib.sha256(weights).hexdigest()
+
+
+@pytest.mark.fast
+def test_digest_covers_every_shard_and_changes(copy, tmp_path):
+    one = locate_model(folder_config(copy), tmp_path).weights_digest
+    (copy / "model-2.safetensors").write_bytes(b"second shard")
+    two = locate_model(folder_config(copy), tmp_path).weights_digest
+    (copy / "model-2.safetensors").write_bytes(b"second share")
+    three = locate_model(folder_config(copy), tmp_path).weights_digest
+    assert len({one, two, three}) == 3
+
+
+@pytest.mark.fast
+def test_folder_refusals(copy, tmp_path):
+    with pytest.raises(ModelError, match="nowhere: no such folder"):
+        locate_model(folder_config(tmp_path / "nowhere"), tmp_path)
+    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="no safetensors weights, and pickled ones"):
+        locate_model(folder_config(copy), tmp_path)
+    (copy / "config.json").write_text("{")
+    with pytest.raises(ModelError, match="isn't JSON"):
+        locate_model(folder_config(copy), tmp_path)
+    (copy / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match="names no model_type"):
+        locate_model(folder_config(copy), tmp_path)
+    (copy / "config.json").unlink()
+    (copy / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"no config.json.*PEFT adapter, give its base"):
+        locate_model(folder_config(copy), tmp_path)
+
+
+@pytest.mark.fast
+def test_hub_cache_without_network(hub_cache, tmp_path):
+    found = locate_model(hub_config(), tmp_path)
+    assert (found.location, found.revision) == ("someone/tiny", COMMIT)
+    pinned = locate_model(hub_config(revision=COMMIT), tmp_path)
+    assert pinned.weights_digest == found.weights_digest
+    how = LoadSettings(torch.float32, torch.device("cpu"))
+    model = load_base(found, dtype=how.compute_dtype, attention="sdpa", device=how.device)
+    assert model.name_or_path == "someone/tiny"
+
+
+@pytest.mark.fast
+def test_hub_refusals_without_network(hub_cache, tmp_path):
+    with pytest.raises(ModelError, match=r"model.id=someone/other: not in the Hub cache, and the Hub can't be reached"):
+        locate_model(hub_config(id="someone/other"), tmp_path)
+    with pytest.raises(ModelError, match=rf"model.revision={OTHER_COMMIT}: not in the Hub cache"):
+        locate_model(hub_config(revision=OTHER_COMMIT), tmp_path)
+    with pytest.raises(ModelError, match="not a Hub id; it reads owner/name"):
+        locate_model(hub_config(id="a/b/c"), tmp_path)
+    (hub_cache / "snapshots" / COMMIT / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"model.id=someone/tiny has no safetensors weights"):
+        locate_model(hub_config(), tmp_path)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (errors.GatedRepoError, "access to this model must be granted first"),
+        (errors.RepositoryNotFoundError, "the Hub has no such model, or it is private"),
+        (errors.RevisionNotFoundError, "no such branch, tag or commit"),
+        (errors.HfHubHTTPError, r"the Hub refused the download \(said so\)"),
+    ],
+)
+def test_what_the_hub_answers(monkeypatch, tmp_path, error, text):
+    def answer(*args, **how):
+        raise error("said so", response=MagicMock())
+
+    monkeypatch.setattr(source_module, "snapshot_download", answer)
+    with pytest.raises(ModelError, match=text):
+        locate_model(hub_config(), tmp_path)
+
+
+@pytest.mark.fast
+def test_own_code_is_refused_unless_asked_for_by_commit(hub_cache, copy, tmp_path):
+    change_config(copy, auto_map={"AutoModelForCausalLM": "modeling.Evil"})
+    with pytest.raises(ModelError, match="needs Python code of its own"):
+        locate_model(folder_config(copy), tmp_path)
+    change_config(hub_cache / "snapshots" / COMMIT, auto_map={"AutoModelForCausalLM": "modeling.Evil"})
+    with pytest.raises(ModelError, match="needs Python code of its own"):
+        locate_model(hub_config(revision=COMMIT), tmp_path)
+    with pytest.raises(ModelError, match="full commit hash"):
+        locate_model(hub_config(trust_remote_code=True, revision="main"), tmp_path)
+    found = locate_model(hub_config(trust_remote_code=True, revision=COMMIT), tmp_path)
+    assert found.trust_remote_code
