@@ -1,0 +1,141 @@
+"""LoRA adapters through PEFT: made, named, saved and put back."""
+
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from peft import PeftModel
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from llmtune.config.method import AdapterConfig
+from llmtune.errors import ConfigError, ModelError
+from llmtune.seeding import derived_seed
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+def add_adapter(base: PreTrainedModel, config: AdapterConfig, seed: int) -> PeftModel:
+    """A PEFT model whose float32 adapters alone train.
+
+    Args:
+        base: the frozen model, quantised or not.
+        config: rank, scale, dropout and targets.
+        seed: equal seeds give equal adapters; torch's global random state isn't moved.
+
+    Raises:
+        ConfigError: a name in `method.target_modules` is no linear layer of the model.
+    """
+    targets = config.target_modules
+    if targets != "all-linear":
+        _check_targets(base, tuple(targets))
+    lora = peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,  # pyright: ignore[reportArgumentType]
+        lora_dropout=config.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        fan_in_fan_out=_stores_transposed(base),
+        bias="none",
+        task_type="CAUSAL_LM",
+        revision=getattr(base.config, "_commit_hash", None),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(derived_seed(seed, "adapter"))
+        model = peft.get_peft_model(base, lora, autocast_adapter_dtype=True)
+    assert isinstance(model, PeftModel)
+    return model
+
+
+def linear_layers(base: PreTrainedModel) -> list[str]:
+    """Full names of the linear layers that can get an adapter; the output head only where it isn't tied."""
+    head = base.get_output_embeddings() if base.config.get_text_config().tie_word_embeddings else None
+    return [
+        name for name, module in base.named_modules() if isinstance(module, nn.Linear | Conv1D) and module is not head
+    ]
+
+
+def save_adapter(model: nn.Module, folder: Path) -> None:
+    """Write `adapter_config.json` and `adapter_model.safetensors`, as PEFT reads them."""
+    peft_model = _as_peft(model)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    config = peft_model.peft_config["default"]
+    trained_mode = config.inference_mode
+    config.inference_mode = True
+    try:
+        config.save_pretrained(str(folder))
+    finally:
+        config.inference_mode = trained_mode
+
+
+def restore_adapter(model: nn.Module, folder: Path) -> None:
+    """Put saved adapter weights into a model of the same shape, bit for bit.
+
+    Raises:
+        ModelError: the file is missing, damaged, or holds other weights than the model has.
+    """
+    peft_model = _as_peft(model)
+    saved = _read(folder / WEIGHTS)
+    expected = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
+    shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+    if {name: tuple(tensor.shape) for name, tensor in saved.items()} != shapes:
+        odd = sorted(set(saved) ^ set(shapes)) or [name for name in shapes if tuple(saved[name].shape) != shapes[name]]
+        raise ModelError(
+            f"the adapter in {folder} doesn't fit the model ({len(odd)} weights differ, such as {odd[0]}); "
+            "it belongs to another base model, rank or target_modules"
+        )
+    set_peft_model_state_dict(peft_model, saved)
+
+
+def attach_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
+    """The base with a saved adapter in float32, in evaluation mode; nothing requires gradients.
+
+    Raises:
+        ModelError: the folder holds no adapter, or one of another model.
+    """
+    _read(folder / WEIGHTS)
+    try:
+        model = PeftModel.from_pretrained(base, str(folder), is_trainable=False, autocast_adapter_dtype=True)
+    except (ValueError, RuntimeError, KeyError, OSError) as error:
+        raise ModelError(f"the adapter in {folder} can't be put on {base.name_or_path}: {error}") from error
+    return model.eval()
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except Exception as error:
+        raise ModelError(f"{path} isn't a readable adapter ({error})") from error
+
+
+def _as_peft(model: nn.Module) -> PeftModel:
+    assert isinstance(model, PeftModel), f"an adapter lives in a PeftModel, not in {type(model).__name__}"
+    return model
+
+
+def _stores_transposed(base: PreTrainedModel) -> bool:
+    """Whether the architecture's layers are GPT-2's Conv1D, which hold [in, out].
+
+    A quantised one remembers what it replaced: its adapter must load on the unquantised base too.
+    """
+    return any(isinstance(module, Conv1D) or getattr(module, "source_cls", None) is Conv1D for module in base.modules())
+
+
+def _check_targets(base: PreTrainedModel, targets: tuple[str, ...]) -> None:
+    names = linear_layers(base)
+    unknown = [target for target in targets if not any(name == target or name.endswith(f".{target}") for name in names)]
+    if unknown:
+        known: Any = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in names}))
+        raise ConfigError(
+            [
+                f"method.target_modules: {target} is no linear layer of {base.name_or_path}; known: {known}; "
+                "or set all-linear"
+                for target in unknown
+            ]
+        )

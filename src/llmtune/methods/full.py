@@ -1,0 +1,63 @@
+"""Full fine-tuning: every weight trains."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import PreTrainedModel
+
+from llmtune.config.method import FullConfig
+from llmtune.errors import ModelError
+from llmtune.models.load import LoadSettings, load_base
+from llmtune.models.quiet import no_progress_bars
+from llmtune.models.source import ModelSource
+
+
+class FullMethod:
+    """Every weight trains, held in float32: a bf16 weight is too coarse for steps of 1e-5 of its size."""
+
+    name = "full"
+
+    def __init__(self, config: FullConfig) -> None:
+        self._config = config
+
+    def load(self, source: ModelSource, how: LoadSettings) -> PreTrainedModel:
+        """The base with float32 weights, whatever the checkpoint's type."""
+        return load_base(source, dtype=torch.float32, attention=how.attention, device=how.device)
+
+    def make_trainable(self, base: PreTrainedModel, seed: int) -> nn.Module:
+        """The same model, all weights requiring gradients; nothing is drawn at random."""
+        del seed
+        return base.requires_grad_(True)
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write float32 safetensors in transformers' format; a tied head is written once."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with no_progress_bars():
+            cast(PreTrainedModel, model).save_pretrained(folder)
+
+    def restore(self, model: nn.Module, folder: Path) -> None:
+        """Put saved weights back, bit for bit.
+
+        Raises:
+            ModelError: the folder can't be read or holds another model's weights.
+        """
+        trained = cast(PreTrainedModel, model)
+        try:
+            with no_progress_bars():
+                saved, report = cast(Any, type(trained)).from_pretrained(
+                    folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+                )
+            left_over = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
+            if left_over:
+                raise ModelError(f"the weights in {folder} don't fit the model: {left_over[0]} is missing or too many")
+            trained.load_state_dict(saved.state_dict(), strict=True)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise ModelError(f"the weights in {folder} can't be put into the model: {error}") from error
+
+    def load_trained(self, source: ModelSource, folder: Path, how: LoadSettings) -> nn.Module:
+        """The trained model with float32 weights, in evaluation mode."""
+        model = load_base(source, dtype=torch.float32, attention=how.attention, device=how.device, folder=folder)
+        return model.requires_grad_(False).eval()

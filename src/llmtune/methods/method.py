@@ -1,0 +1,70 @@
+"""What a fine-tuning method is: base model in, trainable model out, and how what it trained is saved."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from llmtune.models.attention import underlying_model
+from llmtune.models.load import LoadSettings
+from llmtune.models.source import ModelSource
+
+
+class Method(Protocol):
+    """One way of specialising a base model."""
+
+    name: str
+    """`full`, `lora` or `qlora`."""
+
+    def load(self, source: ModelSource, how: LoadSettings) -> PreTrainedModel:
+        """The base model as this method trains on it, in evaluation mode."""
+        ...
+
+    def make_trainable(self, base: PreTrainedModel, seed: int) -> nn.Module:
+        """The model with exactly what trains requiring gradients; equal seeds give equal weights."""
+        ...
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write what was trained so that plain PEFT or transformers loads it."""
+        ...
+
+    def restore(self, model: nn.Module, folder: Path) -> None:
+        """Put saved weights into a trainable model, bit for bit."""
+        ...
+
+    def load_trained(self, source: ModelSource, folder: Path, how: LoadSettings) -> nn.Module:
+        """Base and saved weights as one model in evaluation mode; nothing requires gradients."""
+        ...
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """How many weights train, and how many there are."""
+
+    trainable: int
+    total: int
+
+
+def trainable_parameters(model: nn.Module) -> ParameterCount:
+    """Weights that train and all weights, tied ones once, 4-bit ones by their number before quantisation."""
+    trainable = total = 0
+    for parameter in model.parameters():
+        state = getattr(parameter, "quant_state", None)
+        count = state.shape.numel() if state is not None else parameter.numel()
+        total += count
+        trainable += count if parameter.requires_grad else 0
+    return ParameterCount(trainable, total)
+
+
+def enable_activation_checkpointing(model: nn.Module) -> None:
+    """Compute activations again in the backward pass instead of keeping them.
+
+    Non-reentrant checkpointing finds what needs gradients inside the block, so a frozen embedding needs no
+    `enable_input_require_grads`.
+    """
+    inner: Any = underlying_model(model)
+    # renamed within transformers 5
+    enable = getattr(inner, "activation_checkpointing_enable", None) or inner.gradient_checkpointing_enable
+    enable({"use_reentrant": False})

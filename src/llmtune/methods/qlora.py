@@ -1,0 +1,60 @@
+"""QLoRA: adapters train beside a base that is held in 4 bits."""
+
+from pathlib import Path
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from llmtune.config.method import QloraConfig
+from llmtune.methods.adapter import add_adapter, attach_adapter, restore_adapter, save_adapter
+from llmtune.models.load import LoadSettings, frozen_dtype, load_base
+from llmtune.models.quantization import check_quantised, keep_as_quantised, nf4_config
+from llmtune.models.source import ModelSource
+
+
+class QloraMethod:
+    """Adapters in float32 on a frozen 4-bit base (https://arxiv.org/abs/2305.14314).
+
+    PEFT's `prepare_model_for_kbit_training` isn't called: it would turn every norm and the embeddings into float32
+    (memory and speed for nothing, autocast already takes norms and losses in float32) and switch on reentrant
+    checkpointing. What is needed of it happens elsewhere: `add_adapter` freezes the base, and activation checkpointing
+    is non-reentrant, so gradients reach the adapters without gradients of the embeddings.
+    """
+
+    name = "qlora"
+
+    def __init__(self, config: QloraConfig) -> None:
+        self._config = config
+
+    def load(self, source: ModelSource, how: LoadSettings) -> PreTrainedModel:
+        """The base with its linear layers (but the head) in 4 bits, the rest in the frozen type.
+
+        Raises:
+            ConfigError: less than half of the weights outside embeddings and head can be held in 4 bits.
+        """
+        base = load_base(
+            source,
+            dtype=frozen_dtype(source, how),
+            attention=how.attention,
+            device=how.device,
+            quantization=nf4_config(self._config, how.compute_dtype),
+        )
+        keep_as_quantised(base, how.compute_dtype)
+        check_quantised(base, source.name)
+        return base
+
+    def make_trainable(self, base: PreTrainedModel, seed: int) -> nn.Module:
+        """The base with seeded float32 adapters, which alone train."""
+        return add_adapter(base, self._config, seed)
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write the adapter in PEFT's format."""
+        save_adapter(model, folder)
+
+    def restore(self, model: nn.Module, folder: Path) -> None:
+        """Put a saved adapter's weights back, bit for bit."""
+        restore_adapter(model, folder)
+
+    def load_trained(self, source: ModelSource, folder: Path, how: LoadSettings) -> nn.Module:
+        """The 4-bit base with a saved adapter, in evaluation mode."""
+        return attach_adapter(self.load(source, how), folder)
