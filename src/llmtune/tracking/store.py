@@ -1,0 +1,124 @@
+"""The MLflow store: where it is, whether it answers, and making a new one safely."""
+
+import os
+import socket
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from filelock import FileLock
+
+from llmtune.errors import ConfigError
+from llmtune.runs.status import without_credentials
+from llmtune.tracking.client import MlflowClient
+
+_SQLITE = "sqlite:///"
+_LOCK_TIMEOUT_SECONDS = 60
+_CONNECT_TIMEOUT_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Store:
+    """An MLflow store that was reached, and the experiment in it."""
+
+    client: MlflowClient
+    experiment_id: str
+
+
+def resolve_tracking_uri(configured: str | None, working_folder: Path) -> str:
+    """The tracking URI that a run uses, absolute.
+
+    Args:
+        configured: `tracking.uri`; None is MLFLOW_TRACKING_URI, else `mlflow.db` in the working folder.
+        working_folder: what a relative SQLite path starts from.
+
+    Raises:
+        ConfigError: it is a folder, which MLflow no longer writes to.
+    """
+    uri = configured or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db"
+    if uri.startswith(_SQLITE):
+        path = uri.removeprefix(_SQLITE)
+        return _SQLITE + str(working_folder.absolute() / path)
+    if urlsplit(uri).scheme in ("", "file"):
+        key = "tracking.uri" if configured else "MLFLOW_TRACKING_URI"
+        raise ConfigError(f"{key}={uri} is a folder, which MLflow no longer writes to; set sqlite:///{uri}/mlflow.db")
+    return uri
+
+
+def store_answers(uri: str) -> bool:
+    """Whether something listens where an http store should be, asked for 2 s.
+
+    True for every other kind of store, and for a server behind an http proxy, which can't be asked directly.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https") or parts.hostname is None:
+        return True
+    if parts.scheme in getproxies() and not proxy_bypass(parts.netloc.rpartition("@")[2]):
+        return True
+    address = (parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
+    try:
+        with socket.create_connection(address, timeout=_CONNECT_TIMEOUT_SECONDS):
+            return True
+    except OSError:
+        return False
+
+
+def open_store(uri: str, experiment: str, working_folder: Path) -> Store:
+    """Reach the store and find or make the experiment in it; one process at a time makes a fresh SQLite store.
+
+    Args:
+        uri: absolute tracking URI, from `resolve_tracking_uri`.
+        experiment: MLflow experiment's name.
+        working_folder: gets `mlartifacts` for a store that is neither a SQLite file nor a server.
+
+    Raises:
+        ConfigError: the experiment was deleted in that store.
+        ConnectionError: nothing listens there.
+        MlflowException: the store can't be used.
+    """
+    if not store_answers(uri):
+        raise ConnectionError(f"nothing listens at {without_credentials(uri)}")
+    with _creation_lock(uri):
+        client = MlflowClient(uri)
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            location = _artifact_location(uri, working_folder)
+            return Store(client, client.create_experiment(experiment, artifact_location=location))
+    if found.lifecycle_stage == "deleted":
+        raise ConfigError(
+            f"tracking.experiment={experiment} was deleted in {without_credentials(uri)}; set another name, or "
+            f"restore it: mlflow experiments restore --experiment-id {found.experiment_id}"
+        )
+    return Store(client, found.experiment_id)
+
+
+def open_existing_store(uri: str) -> MlflowClient | None:
+    """A client of a store that is there; None where the SQLite file is missing or no server listens.
+
+    Args:
+        uri: absolute tracking URI.
+    """
+    if uri.startswith(_SQLITE) and not _sqlite_file(uri).exists():
+        return None
+    return MlflowClient(uri) if store_answers(uri) else None
+
+
+def _creation_lock(uri: str) -> AbstractContextManager[object]:
+    if not uri.startswith(_SQLITE):
+        return nullcontext()
+    path = _sqlite_file(uri)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path.with_name(f".{path.name}.lock"), timeout=_LOCK_TIMEOUT_SECONDS)
+
+
+def _artifact_location(uri: str, working_folder: Path) -> str | None:
+    if uri.startswith(("http://", "https://", "databricks")):
+        return None
+    folder = _sqlite_file(uri).parent if uri.startswith(_SQLITE) else working_folder.absolute()
+    return (folder / "mlartifacts").as_uri()
+
+
+def _sqlite_file(uri: str) -> Path:
+    return Path(uri.removeprefix(_SQLITE).split("?", 1)[0])

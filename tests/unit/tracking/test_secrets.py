@@ -1,0 +1,28 @@
+import pytest
+
+from llmtune.tracking.secrets import MASK, is_secret_key, mask_secrets
+
+pytestmark = pytest.mark.fast
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["token", "hub.token", "hf_token", "data.api_key", "client_secret", "db.password", "credential", "aws.credentials"],
+)
+def test_keys_of_secrets(key):
+    assert is_secret_key(key)
+    assert mask_secrets({key: "s3cr3t"}) == {key: MASK}
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["generate.max_tokens", "use_cls_token", "train.tokens_per_step", "eos_token", "num_supervised_tokens", "monkey"],
+)
+def test_keys_of_other_things(key):
+    assert not is_secret_key(key)
+    assert mask_secrets({key: "visible"}) == {key: "visible"}
+
+
+def test_credentials_in_a_uri_and_unset_secrets():
+    params = {"tracking.uri": "https://u:p@host/x", "hub.token": None, "seed": 1}
+    assert mask_secrets(params) == {"tracking.uri": "https://host/x", "hub.token": None, "seed": 1}
