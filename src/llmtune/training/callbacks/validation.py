@@ -1,0 +1,81 @@
+"""Validation during training: the best step, and when to stop."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from llmtune.distributed import is_first
+from llmtune.errors import TrainingFault
+from llmtune.logs import say
+from llmtune.tracking.tracker import Tracker
+from llmtune.training.callbacks.cadence import is_due
+from llmtune.training.collectives import value_of_first
+from llmtune.runs.metrics_log import MetricsLog
+from llmtune.training.parts import StepResult, TrainParts, TrainState
+
+Validate = Callable[[nn.Module], float]
+"""The model's mean loss on the validation split, nats per supervised token; called in every process."""
+
+
+@dataclass(frozen=True)
+class ValidationSettings:
+    """When to validate and when to stop."""
+
+    every_steps: int | None
+    """Steps between two validations; None is five in a run."""
+    patience: int | None
+    """Validations without improvement after which training stops; None never stops."""
+
+
+class ValidationCallback:
+    """Validates every few steps and after the last, keeps the best in the state, and stops a run that gets no better.
+
+    Stands before the checkpoint callback.
+
+    Args:
+        validate: puts the model in evaluation mode itself; the loop puts it back.
+        settings: when.
+        log: the run's metrics file.
+        tracker: gets `evaluate/validation_loss`.
+    """
+
+    def __init__(self, validate: Validate, settings: ValidationSettings, log: MetricsLog, tracker: Tracker) -> None:
+        self._validate = validate
+        self._settings = settings
+        self._log = log
+        self._tracker = tracker
+
+    def on_train_start(self, parts: TrainParts, state: TrainState) -> None:
+        """Stop at once where a resumed run had already stopped early."""
+        self._stop_if_out_of_patience(state)
+
+    def on_step_end(self, parts: TrainParts, state: TrainState, result: StepResult) -> None:
+        """Validate where it is due."""
+        if not is_due(state.global_step, self._settings.every_steps, parts.settings.schedule.total_steps):
+            return
+        loss = value_of_first(self._validate(parts.model), parts.device)
+        if not abs(loss) < float("inf"):
+            raise TrainingFault(f"validation loss after step {state.global_step} is {loss}; lower train.learning_rate")
+        state.validation_losses.append((state.global_step, loss))
+        if state.best_validation_loss is None or loss < state.best_validation_loss:
+            state.best_validation_loss, state.best_step = loss, state.global_step
+            state.validations_without_improvement = 0
+        else:
+            state.validations_without_improvement += 1
+        if is_first():
+            self._log.append(state.global_step, {"evaluate/validation_loss": loss})
+            self._tracker.log_metrics({"evaluate/validation_loss": loss}, state.global_step)
+        self._stop_if_out_of_patience(state)
+
+    def on_train_end(self, parts: TrainParts, state: TrainState) -> None:
+        """Nothing: the last step has validated."""
+
+    def _stop_if_out_of_patience(self, state: TrainState) -> None:
+        patience = self._settings.patience
+        if patience is not None and state.validations_without_improvement >= patience:
+            state.should_stop = True
+            say(
+                f"stopping after step {state.global_step}: validation loss has not improved on "
+                f"{state.best_validation_loss:.4f} (step {state.best_step}) in {patience} validations"
+            )

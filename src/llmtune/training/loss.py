@@ -1,0 +1,70 @@
+"""The loss of a step, its gradients, and what a loss that isn't finite is traced to."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from llmtune.data.collate import MicroBatch, collate
+from llmtune.models.token_loss import token_losses
+from llmtune.training.collectives import sum_over_ranks
+from llmtune.training.parts import TrainParts
+
+_MOST_NAMED = 16
+
+
+def micro_batch_loss(model: nn.Module, batch: MicroBatch, divisor: int) -> torch.Tensor | None:
+    """This micro-batch's share of the step's loss, a float64 scalar; None where it has no supervised token.
+
+    The shares of a step's micro-batches over all processes add up to its mean loss in nats per supervised token, so
+    every supervised token of a step weighs the same, however the step is cut.
+
+    Args:
+        model: the trainable model.
+        batch: on the model's device.
+        divisor: supervised tokens of the whole step.
+    """
+    losses = token_losses(
+        model,
+        input_ids=batch.input_ids,
+        labels=batch.labels,
+        position_ids=batch.position_ids,
+        attention_mask=batch.attention_mask,
+        lengths=batch.lengths,
+    ).losses
+    return losses.sum(dtype=torch.float64) / divisor if losses.numel() else None
+
+
+def accumulate_gradients(parts: TrainParts, micro_batches: Sequence[tuple[int, ...]], divisor: int) -> torch.Tensor:
+    """Run forward and backward over this process's micro-batches of a step.
+
+    Returns:
+        Each micro-batch's share of the step's loss, float64 [number of micro-batches], on the device.
+    """
+    shares = torch.zeros(len(micro_batches), dtype=torch.float64, device=parts.device)
+    settings = parts.settings
+    for number, indices in enumerate(micro_batches):
+        batch = collate(parts.table, indices, packed=settings.packed, pad_token_id=settings.pad_token_id)
+        with parts.precision.autocast():
+            loss = micro_batch_loss(parts.model, batch.to(parts.device), divisor)
+        if loss is None:
+            continue
+        shares[number] = loss.detach()
+        (loss if parts.scaler is None else parts.scaler.scale(loss)).backward()
+    return shares
+
+
+def name_examples(parts: TrainParts, micro_batches: Sequence[tuple[int, ...]], shares: torch.Tensor) -> str:
+    """Ids and sources of the step's examples whose micro-batch has no finite loss; of all where each has one.
+
+    All processes' examples are named, so every process must call it: rows of the table are flagged, the flags added up.
+    """
+    flags = torch.zeros(2, len(parts.table), dtype=torch.int32, device=parts.device)
+    for indices, share in zip(micro_batches, shares.tolist(), strict=True):
+        rows = torch.tensor(indices, dtype=torch.long, device=parts.device)
+        flags[0, rows] = 1
+        flags[1, rows] = 0 if abs(share) < float("inf") else 1
+    in_step, bad = sum_over_ranks(flags).cpu()
+    rows = torch.nonzero(bad if bool(bad.any()) else in_step).flatten().tolist()
+    named = ", ".join(f"{parts.table.example_id(row)} ({parts.table.source(row)})" for row in rows[:_MOST_NAMED])
+    return named if len(rows) <= _MOST_NAMED else f"{named} and {len(rows) - _MOST_NAMED} more"
