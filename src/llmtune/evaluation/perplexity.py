@@ -1,0 +1,191 @@
+"""Loss and perplexity of a model on a split, at inference speed and with flat memory."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor, nn
+
+from llmtune import distributed
+from llmtune.data.collate import MicroBatch, collate
+from llmtune.data.token_table import TokenTable
+from llmtune.errors import DataError
+from llmtune.evaluation.inference import inference
+from llmtune.logs import progress
+from llmtune.models.precision import Precision
+from llmtune.models.token_loss import TokenLosses, token_losses
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSettings:
+    """How a split is measured."""
+
+    batch_tokens: int
+    """Positions of one forward pass, at most; a longer example has a pass of its own."""
+    packed: bool
+    """Whether examples lie end to end in one row, which the model's attention must keep apart; else padded rows."""
+    pad_token_id: int
+    """Token that fills padded rows; its positions are masked and never counted."""
+    precision: Precision
+    """Type of the matrix products."""
+    device: torch.device
+    """Where the model is."""
+    description: str = "evaluate"
+    """What the progress bar says."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossReport:
+    """What a model's loss on a split is; arrays have one entry an example, in the table's order."""
+
+    loss: float
+    """Mean negative log likelihood in nats per supervised token: every such token weighs the same."""
+    perplexity: float
+    """exp of the loss."""
+    bits_per_byte: float
+    """Nats of all supervised tokens / (ln 2 x UTF-8 bytes of the supervised text): comparable across tokenizers."""
+    num_examples: int
+    num_tokens: int
+    """Tokens computed, padding left out."""
+    num_supervised_tokens: int
+    seconds: float
+    """Wall time of the whole split, over all processes."""
+    tokens_per_second: float
+    loss_sums: np.ndarray
+    """Summed loss of each example in nats, float64 [N]."""
+    supervised_tokens: np.ndarray
+    """Supervised tokens of each example, int64 [N]."""
+    supervised_bytes: np.ndarray
+    """UTF-8 bytes of each example's supervised text, int64 [N]."""
+
+
+def evaluate_loss(model: nn.Module, table: TokenTable, settings: LossSettings) -> LossReport:
+    """The model's loss on every example of a split, computed in inference mode without dropout.
+
+    Each of several processes computes a share of the batches; all of them get the whole report. The model is given
+    back in the train or eval mode that it came in.
+
+    Args:
+        model: causal language model, on `settings.device`.
+        table: the split.
+        settings: batch size, layout and precision.
+
+    Raises:
+        DataError: the split has no supervised token.
+    """
+    lengths = np.asarray(table.num_tokens)
+    supervised = np.asarray(table.num_supervised_tokens)
+    if supervised.sum() == 0:
+        raise DataError(
+            f"there is nothing to measure: the split's {len(lengths)} examples have no supervised token; "
+            "give more examples, or raise data.validation_fraction or data.test_fraction"
+        )
+    started = time.perf_counter()
+    loss_sums = _sum_losses(model, table, settings)
+    seconds = time.perf_counter() - started
+    total_nats = float(loss_sums.sum())
+    loss = total_nats / int(supervised.sum())
+    supervised_bytes = np.asarray(table.num_supervised_bytes)
+    return LossReport(
+        loss=loss,
+        perplexity=_exp(loss),
+        bits_per_byte=total_nats / (math.log(2) * max(1, int(supervised_bytes.sum()))),
+        num_examples=len(lengths),
+        num_tokens=int(lengths.sum()),
+        num_supervised_tokens=int(supervised.sum()),
+        seconds=seconds,
+        tokens_per_second=int(lengths.sum()) / seconds,
+        loss_sums=loss_sums,
+        supervised_tokens=supervised,
+        supervised_bytes=supervised_bytes,
+    )
+
+
+def write_predictions(report: LossReport, table: TokenTable, path: Path) -> None:
+    """Write each example's loss as Parquet: `example_id`, `loss_sum` (nats), supervised tokens and bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = {
+        "example_id": [table.example_id(index) for index in range(len(table))],
+        "loss_sum": report.loss_sums,
+        "num_supervised_tokens": report.supervised_tokens,
+        "num_supervised_bytes": report.supervised_bytes,
+    }
+    pq.write_table(pa.table(columns), path)
+
+
+def plan_batches(lengths: np.ndarray, batch_tokens: int, *, packed: bool) -> list[tuple[int, ...]]:
+    """All examples, longest first, in batches of at most `batch_tokens` positions.
+
+    Args:
+        lengths: tokens of each example, [N].
+        batch_tokens: positions of one batch, padding included; an example that is longer is a batch of its own.
+        packed: whether a batch's positions are the sum of its lengths, or its longest length times its examples.
+    """
+    batches: list[tuple[int, ...]] = []
+    batch: list[int] = []
+    positions = 0
+    for index in np.argsort(-lengths, kind="stable").tolist():
+        # Longest first: the first example of a padded batch is its width.
+        cost = int(lengths[index] if packed or not batch else lengths[batch[0]])
+        if batch and positions + cost > batch_tokens:
+            batches.append(tuple(batch))
+            batch, positions, cost = [], 0, int(lengths[index])
+        batch.append(index)
+        positions += cost
+    return [*batches, tuple(batch)] if batch else batches
+
+
+def _sum_losses(model: nn.Module, table: TokenTable, settings: LossSettings) -> np.ndarray:
+    """The summed loss of each example in nats, float64 [N], the same in every process."""
+    lengths = np.asarray(table.num_tokens)
+    batches = plan_batches(lengths, settings.batch_tokens, packed=settings.packed)
+    mine = batches[distributed.rank() :: distributed.num_processes()]
+    sums = torch.zeros(len(lengths), dtype=torch.float64, device=settings.device)
+    with inference(model, settings.precision), progress(settings.description, len(mine)) as bar:
+        for indices in mine:
+            batch = collate(table, indices, packed=settings.packed, pad_token_id=settings.pad_token_id)
+            _add_losses(model, batch.to(settings.device), sums)
+            bar.advance()
+    if distributed.num_processes() > 1:
+        torch.distributed.all_reduce(sums)
+    return sums.cpu().numpy()
+
+
+def _add_losses(model: nn.Module, batch: MicroBatch, sums: Tensor) -> None:
+    """Add each example's loss to its entry of `sums`, float64 [N]; nothing waits for the device."""
+    found = token_losses(
+        model,
+        input_ids=batch.input_ids,
+        labels=batch.labels,
+        position_ids=batch.position_ids,
+        attention_mask=batch.attention_mask,
+        lengths=batch.lengths,
+    )
+    rows = torch.tensor(batch.indices, device=sums.device)
+    sums.index_add_(0, rows[_owners(found, batch)], found.losses.to(torch.float64))
+
+
+def _owners(found: TokenLosses, batch: MicroBatch) -> Tensor:
+    """Which of the batch's examples each loss belongs to, int64 [N]."""
+    if batch.attention_mask is not None:
+        return found.positions // batch.input_ids.shape[1]
+    return torch.bucketize(found.positions, _borders(batch.lengths, found.positions.device), right=True)
+
+
+def _borders(lengths: Sequence[int], device: torch.device) -> Tensor:
+    """Positions at which a packed row's second and later examples start."""
+    return torch.tensor(lengths, device=device).cumsum(0)[:-1]
+
+
+def _exp(loss: float) -> float:
+    """The loss as a perplexity, infinite where a float can't hold it."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
