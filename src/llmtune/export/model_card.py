@@ -1,0 +1,132 @@
+"""The model card (README.md) of an export: what it is, how good it is, how to load it; no folder of this machine."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from llmtune.export.format import ExportContext
+from llmtune.export.report import Figure, ParityReport
+from llmtune.models.source import ModelSource
+
+_TEMPLATE = """\
+---
+{{ card_data }}
+---
+
+# {{ title }}
+
+{{ base }} specialised by llmtune with method `{{ method_name }}`.
+
+## Base model
+
+{{ base_table }}
+
+## Training
+
+{{ method_table }}
+
+## Data
+
+{{ data_table }}
+
+## Held-out results
+
+{{ metrics_table }}
+
+Perplexity is exp of the mean loss per supervised token; it compares only under the same tokenizer and mask.
+
+## Check of these files
+
+Compared after loading them from disk: {{ compared }}.
+
+{{ parity_table }}
+
+## How to load
+
+```python
+{{ loading_code }}
+```
+
+`FOLDER` is the folder of this file.
+
+## Use and limits
+
+The model does what its training examples show, in their domain and form; it was measured on held-out examples of the
+same kind and nowhere else. It keeps the base model's faults and biases and may have lost some of its general skill;
+check its output before anything rests on it. The licences of the base model and of the data apply.
+"""
+
+
+def write_card(context: ExportContext, report: ParityReport, loading_code: str, folder: Path) -> None:
+    """Write `README.md` with YAML metadata as the Hub reads it."""
+    source, facts = context.source, context.facts
+    base, revision = base_reference(source)
+    metadata = ModelCardData(
+        base_model=source.location if _is_hub_id(source) else None,
+        license=source.licence.lower() if source.licence else None,
+        library_name="peft" if (folder / "adapter_config.json").exists() else "transformers",
+        pipeline_tag="text-generation",
+        tags=["llmtune", context.method.name],
+    )
+    origin = {
+        "model": base,
+        "revision": revision or "none (a folder)",
+        "licence": source.licence or "see the base model",
+        "sha256 of the weights": source.weights_digest,
+    }
+    card = ModelCard.from_template(
+        metadata,
+        template_str=_TEMPLATE,
+        title=facts.title,
+        base=base,
+        method_name=context.method.name,
+        base_table=_pairs(origin),
+        method_table=_pairs(facts.method),
+        data_table=_pairs(facts.data),
+        metrics_table=_metrics(facts.metrics),
+        compared=report.compared,
+        parity_table=_parity(report.figures),
+        loading_code=loading_code,
+    )
+    card.save(folder / "README.md")
+
+
+def base_reference(source: ModelSource) -> tuple[str, str | None]:
+    """What a person loads the base model by, and its commit: the Hub id, else its short name."""
+    return (source.location, source.revision) if _is_hub_id(source) else (source.name, None)
+
+
+def _is_hub_id(source: ModelSource) -> bool:
+    return not Path(source.location).is_absolute()
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    """A table of names and values; a value that is a path keeps its last part alone."""
+    if not values:
+        return "Not recorded."
+    rows = [f"| {name} | {_shown(value)} |" for name, value in values.items()]
+    return "\n".join(["| | |", "|---|---|", *rows])
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    text = Path(text).name if isinstance(value, Path) or Path(text).is_absolute() else text
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _metrics(metrics: Mapping[str, tuple[float | None, float | None]]) -> str:
+    if not metrics:
+        return "Not measured."
+    rows = [f"| {name} | {_number(base)} | {_number(tuned)} |" for name, (base, tuned) in metrics.items()]
+    return "\n".join(["| | base model | this model |", "|---|---:|---:|", *rows])
+
+
+def _parity(figures: tuple[Figure, ...]) -> str:
+    rows = [f"| {figure.meaning} | {figure.value:.3g} | {_number(figure.bound)} |" for figure in figures]
+    return "\n".join(["| | measured | allowed |", "|---|---:|---:|", *rows])
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
