@@ -1,0 +1,57 @@
+"""What a sweep runs: its jobs, its settings, and what became of a job."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from llmtune.runs.layout import RunFolder
+from llmtune.runs.status import RunState
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepJob:
+    """One job: a process of its own that makes one run."""
+
+    name: str
+    """What the person reads; the values that differ."""
+    folder: RunFolder
+    """The job's run folder."""
+    differences: Mapping[str, object]
+    """Dotted key to value, where the jobs of the sweep differ."""
+    command: Sequence[str]
+    """Program and arguments."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables on top of this process's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepSettings:
+    """How the jobs of a sweep are run and recorded."""
+
+    folder: RunFolder
+    """The sweep's folder."""
+    experiment: str
+    """MLflow experiment's name."""
+    tracking_uri: str | None = None
+    """Absolute tracking URI; None tracks nothing."""
+    ui_port: int = 5000
+    """Port of `llmtune ui`, which the printed links point to."""
+    job_timeout_seconds: float | None = None
+    """Seconds after which a job is stopped and counted as failed; None is no limit."""
+    stop_grace_seconds: float = 30.0
+    """Seconds that a job has to save and end once it is told to, before it is killed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobOutcome:
+    """What became of a job."""
+
+    job: SweepJob
+    """The job."""
+    status: RunState | None
+    """How it ended; None for a job that was never started."""
+    seconds: float = 0.0
+    """Wall time of its process."""
+    error: str | None = None
+    """One line that says why it is not FINISHED."""
+    mlflow_run_id: str | None = None
+    """Its MLflow run."""

@@ -1,0 +1,184 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from llmtune.runs.layout import RunFolder
+from llmtune.runs.status import RunStatusFile
+from llmtune.sweep.job import SweepJob, SweepSettings
+from llmtune.sweep.run import run_sweep
+from llmtune.tracking.client import MlflowClient
+
+TRACKED_START = """
+import os, sys, time, signal
+from pathlib import Path
+from llmtune.runs.status import RunStatusFile
+from llmtune.tracking.mlflow import PARENT_RUN_VARIABLE, MlflowTracker, TrackedRun
+folder, uri = Path(sys.argv[1]), sys.argv[2]
+run = TrackedRun(experiment="tries", name=folder.name, parent_run_id=os.environ[PARENT_RUN_VARIABLE])
+tracker = MlflowTracker(uri, run, folder)
+file = RunStatusFile(folder / "status.json")
+file.start(tracker.run_id, uri)
+"""
+PLAIN_START = """
+import os, sys, time, signal
+from pathlib import Path
+from llmtune.runs.status import RunStatusFile
+folder = Path(sys.argv[1])
+file = RunStatusFile(folder / "status.json")
+file.start()
+"""
+FINISH = "file.end('FINISHED')"
+KILL = "os.kill(os.getpid(), signal.SIGKILL)"
+
+
+@pytest.fixture
+def uri(tmp_path):
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.fixture
+def said(monkeypatch):
+    lines = []
+    monkeypatch.setattr("llmtune.sweep.parent.say", lines.append)
+    monkeypatch.setattr("llmtune.sweep.run.say", lines.append)
+    monkeypatch.setattr("llmtune.sweep.run.fail", lines.append)
+    return lines
+
+
+def _job(tmp_path, name, code, *arguments):
+    folder = RunFolder(tmp_path / "sweep" / name)
+    folder.path.mkdir(parents=True)
+    command = [sys.executable, "-c", code, str(folder.path), *arguments]
+    return SweepJob(name=name, folder=folder, differences={"method": name}, command=command)
+
+
+def _settings(tmp_path, uri=None, **more):
+    return SweepSettings(folder=RunFolder(tmp_path / "sweep"), experiment="tries", tracking_uri=uri, **more)
+
+
+def _statuses(tmp_path):
+    return {entry["job"]: entry["status"] for entry in json.loads((tmp_path / "sweep" / "summary.json").read_text())}
+
+
+def test_all_finish_and_the_parent_too(tmp_path, uri, said):
+    jobs = [
+        _job(tmp_path, name, TRACKED_START + "tracker.close('FINISHED');" + FINISH, uri) for name in ("lora", "full")
+    ]
+    assert run_sweep(jobs, _settings(tmp_path, uri)) == 0
+    client = MlflowClient(uri)
+    parent_id = RunStatusFile(tmp_path / "sweep" / "status.json").read().mlflow_run_id
+    parent = client.get_run(parent_id)
+    children = client.search_runs(parent.info.experiment_id, f"tags.mlflow.parentRunId = '{parent_id}'")
+    assert parent.info.status == "FINISHED"
+    assert sorted((run.info.run_name, run.info.status) for run in children) == [
+        ("full", "FINISHED"),
+        ("lora", "FINISHED"),
+    ]
+    assert "| lora | FINISHED |" in parent.data.tags["mlflow.note.content"]
+    (link,) = [line for line in said if line.startswith("side by side: ")]
+    assert all(run.info.run_id in unquote(link) for run in children)
+
+
+def test_a_killed_job_is_marked_in_the_store_and_fails_the_parent(tmp_path, uri, said):
+    jobs = [_job(tmp_path, "killed", TRACKED_START + KILL, uri)]
+    assert run_sweep(jobs, _settings(tmp_path, uri)) == 1
+    record = RunStatusFile(jobs[0].folder.status_file).read()
+    assert (record.status, record.error) == ("KILLED", "ended by SIGKILL")
+    client = MlflowClient(uri)
+    assert client.get_run(record.mlflow_run_id).info.status == "KILLED"
+    parent = RunStatusFile(tmp_path / "sweep" / "status.json").read()
+    assert (parent.status, parent.error) == ("FAILED", "1 of 1 jobs did not finish")
+    assert client.get_run(parent.mlflow_run_id).info.status == "FAILED"
+
+
+@pytest.mark.fast
+def test_no_end_of_a_job_stops_the_others(tmp_path, said):
+    ends = {
+        "raises": ("raise ValueError('x')", "FAILED", "exit status 1"),
+        "exits": ("sys.exit(3)", "FAILED", "exit status 3"),
+        "vanishes": ("os._exit(0)", "FAILED", "ended without recording that it finished"),
+        "killed": (KILL, "KILLED", "ended by SIGKILL"),
+        "terminated": ("file.end('KILLED', 'told to stop'); sys.exit(143)", "KILLED", "told to stop"),
+        "finishes_but_crashes": (FINISH + "; os._exit(7)", "FAILED", "exit status 7"),
+        "finishes": (FINISH, "FINISHED", None),
+    }
+    jobs = [_job(tmp_path, name, PLAIN_START + code) for name, (code, _, _) in ends.items()]
+    nowhere = SweepJob(
+        name="nowhere", folder=RunFolder(tmp_path / "sweep" / "no"), differences={}, command=["/no/such"]
+    )
+    assert run_sweep([nowhere, *jobs], _settings(tmp_path)) == 1
+    assert _statuses(tmp_path) == {"nowhere": "FAILED", **{name: status for name, (_, status, _) in ends.items()}}
+    for job in jobs:
+        record = RunStatusFile(job.folder.status_file).read()
+        assert (record.status, record.error) == ends[job.name][1:], job.name
+    assert any(line.startswith("killed KILLED: ended by SIGKILL (log: ") for line in said)
+    assert not any(line.startswith("finishes FINISHED") for line in said)
+
+
+@pytest.mark.fast
+def test_a_job_past_its_limit_is_ended_with_all_that_it_started(tmp_path, said):
+    stubborn = PLAIN_START + (
+        "import subprocess\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "(folder / 'child').write_text(str(child.pid))\n"
+        "time.sleep(60)"
+    )
+    jobs = [_job(tmp_path, "hangs", stubborn), _job(tmp_path, "finishes", PLAIN_START + FINISH)]
+    started = time.monotonic()
+    assert run_sweep(jobs, _settings(tmp_path, job_timeout_seconds=2.0, stop_grace_seconds=0.3)) == 1
+    assert time.monotonic() - started < 20
+    assert _statuses(tmp_path) == {"hangs": "FAILED", "finishes": "FINISHED"}
+    assert RunStatusFile(jobs[0].folder.status_file).read().error == "stopped after sweep.job_timeout_minutes"
+    child = int((jobs[0].folder.path / "child").read_text())
+    assert _is_gone(child)
+
+
+@pytest.mark.parametrize(("number", "exit_status"), [(signal.SIGINT, 130), (signal.SIGTERM, 130)])
+def test_an_interrupt_ends_the_job_and_the_sweep(tmp_path, number, exit_status):
+    waits = PLAIN_START + "(folder / 'ready').touch()\ntime.sleep(60)"
+    jobs = [_job(tmp_path, "waits", waits), _job(tmp_path, "never", PLAIN_START + FINISH)]
+    sweep = (
+        "import sys; from pathlib import Path; from llmtune.runs.layout import RunFolder\n"
+        "from llmtune.sweep.job import SweepJob, SweepSettings; from llmtune.sweep.run import run_sweep\n"
+        f"jobs = [SweepJob(name=n, folder=RunFolder(Path(p)), differences={{}}, command=c) for n, p, c in "
+        f"{[(job.name, str(job.folder.path), list(job.command)) for job in jobs]!r}]\n"
+        f"settings = SweepSettings(folder=RunFolder(Path({str(tmp_path / 'sweep')!r})), experiment='tries')\n"
+        "try:\n    run_sweep(jobs, settings)\nexcept KeyboardInterrupt:\n    sys.exit(130)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", sweep], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    _wait_for(jobs[0].folder.path / "ready")
+    process.send_signal(number)
+    assert process.wait(30) == exit_status
+    assert _statuses(tmp_path) == {"waits": "KILLED", "never": "NOT STARTED"}
+    assert RunStatusFile(tmp_path / "sweep" / "status.json").read().status == "KILLED"
+    record = RunStatusFile(jobs[0].folder.status_file).read()
+    assert record.status == "KILLED"
+    assert _is_gone(record.pid)
+    assert not jobs[1].folder.status_file.exists()
+
+
+def _wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _is_gone(pid: int) -> bool:
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+            return True
+        time.sleep(0.05)
+    return False
