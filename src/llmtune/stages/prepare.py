@@ -1,0 +1,66 @@
+"""`prepare`: rows to token files, split into training, validation and test set."""
+
+from typing import Any
+
+from rich.text import Text
+
+from llmtune import distributed
+from llmtune.data.prepared import PreparedData, preview
+from llmtune.logs import print_table, say, show
+from llmtune.stages.context import RunContext
+
+_SHOWN_CHARACTERS = 700
+
+
+def run(context: RunContext) -> None:
+    """Prepare the data, or find it prepared; show and record what the model will learn from."""
+    say(f"model: {context.source.name} ({context.source.origin})")
+    data = context.data
+    _show(data)
+    if context.config.tracking.log_text:
+        _show_example(context, data)
+    if not distributed.is_first():
+        return
+    origin = data.report["origin"]
+    context.manifest.record("model", context.describe_model())
+    context.manifest.record("data", {"digest": data.digest, **data.report})
+    for name in ("train", "validation", "test"):
+        rows = len(data.split(name))
+        if rows:
+            where = data.report["eval_origin"] if name == "test" and data.report["eval_origin"] else origin
+            source = str(where.get("path") or where.get("id"))
+            context.tracker.log_dataset(f"{context.config.data.source}-{name}", data.digest, source, name, rows)
+    context.manifest.finish_stage("prepare", {"digest": data.digest, "folder": str(data.folder)})
+
+
+def _show(data: PreparedData) -> None:
+    splits: dict[str, dict[str, Any]] = data.report["splits"]
+    rows = [
+        (
+            name,
+            f"{split['num_examples']:,}",
+            f"{split['num_tokens']:,}",
+            f"{split['supervised_share']:.0%}",
+            f"{split['mean_tokens']:.0f}",
+            f"{split['longest_tokens']:,}",
+            f"{split['num_truncated']:,}",
+        )
+        for name, split in splits.items()
+    ]
+    print_table("data", ("split", "examples", "tokens", "supervised", "mean tokens", "longest", "truncated"), rows)
+    for source in data.report["rows"].values():
+        for reason, count in source["dropped"].items():
+            say(f"left out: {count:,} examples ({reason})")
+    if data.report["num_test_in_training"]:
+        say(f"left out of training: {data.report['num_test_in_training']:,} examples that also stand in the test set")
+
+
+def _show_example(context: RunContext, data: PreparedData) -> None:
+    """One example, what is learnt from in colour."""
+    for example in preview(data.train, context.tokenizer, 1):
+        text = Text(f"example {example.source} (green: supervised)\n")
+        room = _SHOWN_CHARACTERS
+        for part, supervised in example.parts:
+            text.append(part[:room], style="green" if supervised else "dim")
+            room = max(0, room - len(part))
+        show(text)

@@ -1,0 +1,54 @@
+"""Opens a run's record: status file and tracker."""
+
+from pathlib import Path
+
+from llmtune import distributed
+from llmtune.config.run import RunConfig
+from llmtune.config.validate import flatten, to_plain
+from llmtune.runs.environment import git_commit
+from llmtune.runs.layout import RunFolder
+from llmtune.runs.status import RunStatusFile
+from llmtune.tracking.dead_runs import mark_dead_runs
+from llmtune.tracking.mlflow import MlflowTracker, TrackedRun
+from llmtune.tracking.null import NullTracker
+from llmtune.tracking.store import resolve_tracking_uri
+from llmtune.tracking.tracker import Tracker
+
+
+def open_tracker(folder: RunFolder, config: RunConfig, parent_run_id: str | None) -> Tracker:
+    """The run's tracker, its status file marked as running; a run that goes on stays the same MLflow run.
+
+    Args:
+        folder: the run's folder.
+        config: its config.
+        parent_run_id: MLflow run of the sweep that it belongs to.
+    """
+    if not distributed.is_first():
+        return NullTracker()
+    status = RunStatusFile(folder.status_file)
+    uri = resolve_tracking_uri(config.tracking.uri, Path.cwd()) if config.tracking.backend == "mlflow" else None
+    mark_dead_runs(Path(config.runs_dir), uri)
+    if uri is None:
+        status.start()
+        return NullTracker()
+    before = status.read()
+    run = TrackedRun(
+        experiment=config.tracking.experiment,
+        name=folder.path.name,
+        parent_run_id=parent_run_id,
+        run_id=before.mlflow_run_id if before else None,
+        tags=_tags(folder, config),
+    )
+    tracker = MlflowTracker(uri, run, Path.cwd(), system_metrics=config.tracking.system_metrics)
+    status.start(tracker.run_id, uri)
+    tracker.log_params(flatten(to_plain(config)))
+    tracker.log_artifact(folder.config_file)
+    return tracker
+
+
+def _tags(folder: RunFolder, config: RunConfig) -> dict[str, str]:
+    tags = {"method": config.method.name, "model": config.model.name, "data": config.data.source}
+    tags |= {"git_commit": git_commit() or "none", "run_folder": str(folder.path)}
+    if config.source_run is not None:
+        tags["source_run"] = config.source_run
+    return tags

@@ -1,0 +1,69 @@
+"""The end of a run: its results, where everything is, and what to type next."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from llmtune.evaluation.reading import CAVEAT, read_perplexity
+from llmtune.logs import print_table, say
+from llmtune.stages.context import RunContext
+from llmtune.tracking.links import run_link, ui_base
+from llmtune.tracking.mlflow import MlflowTracker
+
+
+def show_results(context: RunContext) -> None:
+    """Show what the finished stages found, where it is and the commands that go on from it."""
+    rows = list(_rows(context))
+    if rows:
+        print_table(f"results: {context.folder.path.name}", ("", "base model", "tuned", "change"), rows)
+    perplexity = context.manifest.stage("evaluate").get("perplexity")
+    if perplexity is not None:
+        reading = read_perplexity(perplexity)
+        say(f"perplexity {perplexity:.2f}: {reading.grade}, {reading.meaning}. {CAVEAT}")
+    say(f"run folder: {context.folder.path}")
+    for name, result in context.manifest.stage("export").items():
+        say(f"export {name}: {result['folder']}")
+    tracker = context.tracker
+    if isinstance(tracker, MlflowTracker) and tracker.run_id and tracker.experiment_id:
+        base = ui_base(tracker.uri, context.config.tracking.ui_port)
+        say(f"MLflow: {run_link(base, tracker.experiment_id, tracker.run_id)} (after: python -m llmtune ui)")
+    _say_next(context)
+
+
+def _rows(context: RunContext) -> Iterator[tuple[str, str, str, str]]:
+    evaluated, trained = context.manifest.stage("evaluate"), context.manifest.stage("train")
+    for name, label, digits in (
+        ("loss", "test loss (nats per token)", 4),
+        ("perplexity", "test perplexity", 2),
+        ("bits_per_byte", "bits per byte", 4),
+        ("tokens_per_second", "evaluation, tokens per second", 0),
+    ):
+        if name in evaluated:
+            yield _compared(label, evaluated.get(f"base_{name}"), evaluated[name], digits)
+    if trained:
+        share = trained["num_trainable"] / trained["num_parameters"]
+        yield ("trainable parameters", "", f"{trained['num_trainable']:,}", f"{share:.2%} of all")
+        speed = trained["tokens_per_second_per_device"]
+        yield ("training, tokens per second", "", f"{speed:,.0f}" if speed else "-", "")
+        yield ("training time (s)", "", f"{trained['seconds']:.0f}", f"{trained['steps']} steps")
+        yield ("peak memory (GiB)", "", f"{trained['peak_memory_gib']:.2f}", "")
+
+
+def _compared(label: str, base: Any, tuned: float, digits: int) -> tuple[str, str, str, str]:
+    shown = f"{tuned:,.{digits}f}"
+    if base is None:
+        return (label, "", shown, "")
+    return (label, f"{base:,.{digits}f}", shown, f"{(tuned - base) / base:+.1%}")
+
+
+def _say_next(context: RunContext) -> None:
+    """Commands with this run's folder filled in."""
+    if not context.manifest.stage("train") and context.config.source_run is None:
+        say(f"next:\n  python -m llmtune train run={context.folder.path}")
+        return
+    run = context.trained_run.path
+    say(
+        "next:\n"
+        f'  python -m llmtune generate run={run} generate.prompt="..."\n'
+        f"  python -m llmtune evaluate run={run} data.eval_path=other.jsonl\n"
+        f"  python -m llmtune export run={run} export.formats=[hf] export.path=FOLDER"
+    )

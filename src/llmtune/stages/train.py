@@ -1,0 +1,114 @@
+"""`train`: tokens to weights."""
+
+import time
+
+from llmtune import distributed
+from llmtune.data.plan import PlanSettings, StepPlan
+from llmtune.evaluation.perplexity import LossSettings, evaluate_loss
+from llmtune.logs import progress, say
+from llmtune.methods.method import enable_activation_checkpointing
+from llmtune.models.packing import AttentionChoice, choose_attention
+from llmtune.runs.metrics_log import MetricsLog
+from llmtune.stages.context import RunContext
+from llmtune.stages.training_record import record_choices, record_training, say_numbers
+from llmtune.training.callbacks.checkpointing import CheckpointCallback, CheckpointSettings
+from llmtune.training.callbacks.metrics import MetricsCallback
+from llmtune.training.callbacks.progress import ProgressCallback
+from llmtune.training.callbacks.validation import ValidationCallback, ValidationSettings
+from llmtune.training.checkpoint import load_checkpoint, newest_intact_checkpoint
+from llmtune.training.loop import train
+from llmtune.training.optimizer import make_optimizer
+from llmtune.training.parts import Callback, LoopSettings, TrainParts, TrainState
+from llmtune.training.scaler import make_scaler
+from llmtune.training.schedule import ScheduleSettings, count_steps, warmup_steps_or_default
+
+
+def run(context: RunContext) -> None:
+    """Train from the start, or from the newest checkpoint where there is one."""
+    config, method = context.config, context.method
+    model = method.make_trainable(method.load(context.source, context.how), config.seed)
+    if config.train.activation_checkpointing:
+        enable_activation_checkpointing(model)
+    attention = choose_attention(model, context.packing_needs, context.precision)
+    plan = _plan(context, packed=attention.packed)
+    parts = TrainParts(
+        model=model,
+        method=method,
+        optimizer=make_optimizer(model, config.train.optimizer, config.train.learning_rate, config.train.weight_decay),
+        plan=plan,
+        table=context.data.train,
+        precision=context.precision,
+        device=context.device,
+        settings=_settings(context, plan, packed=attention.packed),
+        scaler=make_scaler(context.device) if context.precision.needs_loss_scaling else None,
+    )
+    state = _resumed(context, parts)
+    record_choices(context, parts, attention)
+    say_numbers(context, parts, attention)
+    metrics = MetricsCallback(MetricsLog(context.folder.metrics_file), context.tracker, config.train.log_every_steps)
+    started = time.perf_counter()
+    with progress("train", parts.settings.schedule.total_steps) as line:
+        train(parts, state, [ProgressCallback(line), metrics, *_validating(context, attention), _saving(context)])
+    if distributed.is_first():
+        record_training(context, parts, state, metrics.throughput, time.perf_counter() - started)
+
+
+def _plan(context: RunContext, *, packed: bool) -> StepPlan:
+    config, table = context.config, context.data.train
+    settings = PlanSettings(
+        seed=config.seed,
+        micro_batch_size=config.train.micro_batch_size,
+        gradient_accumulation_steps=config.train.gradient_accumulation_steps,
+        num_processes=distributed.num_processes(),
+        packing=packed,
+        max_seq_len=config.data.max_seq_len,
+    )
+    return StepPlan(table.num_tokens, table.num_supervised_tokens, settings)
+
+
+def _settings(context: RunContext, plan: StepPlan, *, packed: bool) -> LoopSettings:
+    train_config = context.config.train
+    total = count_steps(plan.steps_per_epoch, train_config.num_epochs, train_config.max_steps)
+    schedule = ScheduleSettings(
+        name=train_config.schedule,
+        peak=train_config.learning_rate,
+        warmup_steps=warmup_steps_or_default(train_config.warmup_steps, total),
+        total_steps=total,
+        num_cycles=train_config.num_cycles,
+    )
+    return LoopSettings(context.config.seed, schedule, train_config.max_grad_norm, packed, context.pad_token_id)
+
+
+def _resumed(context: RunContext, parts: TrainParts) -> TrainState:
+    """The newest whole checkpoint's state, put into `parts`; a fresh one where there is none."""
+    checkpoint = newest_intact_checkpoint(context.folder.checkpoints)
+    if checkpoint is None:
+        return TrainState()
+    say(f"going on from {checkpoint}")
+    return load_checkpoint(checkpoint, parts)
+
+
+def _validating(context: RunContext, attention: AttentionChoice) -> list[Callback]:
+    """Validation during training, where there is a validation split."""
+    table, train_config = context.data.validation, context.config.train
+    if not len(table):
+        return []
+    settings = LossSettings(
+        batch_tokens=context.config.evaluate.batch_tokens,
+        packed=attention.packed,
+        pad_token_id=context.pad_token_id,
+        precision=context.precision,
+        device=context.device,
+        description="validate",
+    )
+    when = ValidationSettings(train_config.validate_every_steps, train_config.early_stopping_patience)
+    log = MetricsLog(context.folder.metrics_file)
+    return [ValidationCallback(lambda model: evaluate_loss(model, table, settings).loss, when, log, context.tracker)]
+
+
+def _saving(context: RunContext) -> Callback:
+    train_config = context.config.train
+    when = CheckpointSettings(
+        train_config.checkpoint_every_steps, train_config.validate_every_steps, train_config.keep_checkpoints
+    )
+    return CheckpointCallback(context.folder, when)

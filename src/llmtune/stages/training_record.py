@@ -1,0 +1,156 @@
+"""What training says and records about itself: choices and derived numbers before it, results after it."""
+
+import json
+from typing import Any
+
+import torch
+
+from llmtune import distributed
+from llmtune.logs import print_table, say, warn
+from llmtune.methods.method import ParameterCount, trainable_parameters
+from llmtune.models.attention import underlying_model
+from llmtune.models.packing import AttentionChoice
+from llmtune.runs.metrics_log import MetricsLog
+from llmtune.stages.context import RESULT_STEP, RunContext
+from llmtune.tracking.plots import learning_rate_plot, loss_plot
+from llmtune.training.advice import advice
+from llmtune.training.memory import OPTIMIZER_BYTES, MemoryShape, device_memory_gib, estimate_memory
+from llmtune.training.parts import TrainParts, TrainState
+from llmtune.training.throughput import Throughput, peak_memory_gib
+
+_FROZEN_BYTES_4BIT = 0.55
+
+
+def record_choices(context: RunContext, parts: TrainParts, attention: AttentionChoice) -> None:
+    """Write what was decided at run time to the manifest, before the first step."""
+    if not distributed.is_first():
+        return
+    choices = {
+        "device": str(parts.device),
+        "device_name": _device_name(parts.device),
+        "precision": parts.precision.name,
+        "attention": attention.name,
+        "packed": attention.packed,
+        "loss": "cross-entropy in fp32 over the supervised positions' logits",
+        "compile": False,
+        "activation_checkpointing": context.config.train.activation_checkpointing,
+        "num_processes": distributed.num_processes(),
+        "num_threads": torch.get_num_threads(),
+        "warmup_steps": parts.settings.schedule.warmup_steps,
+        "total_steps": parts.settings.schedule.total_steps,
+        "deterministic": context.config.train.deterministic,
+    }
+    context.manifest.record("choices", choices)
+
+
+def say_numbers(context: RunContext, parts: TrainParts, attention: AttentionChoice) -> None:
+    """Show the numbers that follow from config, model and data; warn where memory looks short."""
+    config, count = context.config.train, trainable_parameters(parts.model)
+    schedule, data = parts.settings.schedule, context.data.report["splits"]["train"]
+    processes = distributed.num_processes()
+    examples = config.micro_batch_size * config.gradient_accumulation_steps * processes
+    tokens = data["num_tokens"] / parts.plan.steps_per_epoch
+    needed, available = _memory(context, parts, count), device_memory_gib(parts.device)
+    rows = [
+        ("trainable parameters", f"{count.trainable:,} of {count.total:,} ({count.trainable / count.total:.2%})"),
+        (
+            "a step",
+            f"{examples} examples (micro-batch {config.micro_batch_size} x accumulation "
+            f"{config.gradient_accumulation_steps} x processes {processes}), about {tokens:,.0f} tokens",
+        ),
+        (
+            "steps",
+            f"{schedule.total_steps:,} ({parts.plan.steps_per_epoch:,} an epoch), {schedule.warmup_steps} of warm-up",
+        ),
+        ("learning rate", f"{schedule.peak:g}, {schedule.name}; optimizer {config.optimizer}"),
+        ("device", f"{_device_name(parts.device)}, {torch.get_num_threads()} threads"),
+        ("precision", f"{parts.precision.name} ({parts.precision.reason})"),
+        ("attention", f"{attention.name} ({attention.reason})"),
+        ("memory", f"about {needed:.1f} GiB of {available:.1f} GiB"),
+    ]
+    print_table(f"training: {context.config.method.name}", ("", "value"), rows)
+    if needed > available:
+        warn(
+            f"training may need about {needed:.1f} GiB and the device has {available:.1f} GiB; lower "
+            "train.micro_batch_size or data.max_seq_len, set train.activation_checkpointing=true, or take method=qlora"
+        )
+
+
+def record_training(
+    context: RunContext, parts: TrainParts, state: TrainState, throughput: Throughput, seconds: float
+) -> None:
+    """Record results, plots and the adapter, and say what the curves suggest."""
+    log = MetricsLog(context.folder.metrics_file)
+    losses, count = log.losses("train/loss"), trainable_parameters(parts.model)
+    results: dict[str, Any] = {
+        "steps": state.global_step,
+        "num_tokens": state.num_tokens,
+        "num_supervised_tokens": state.num_supervised_tokens,
+        "final_loss": losses[-1][1] if losses else None,
+        "best_validation_loss": state.best_validation_loss,
+        "best_step": state.best_step,
+        "num_trainable": count.trainable,
+        "num_parameters": count.total,
+        "seconds": seconds,
+        "tokens_per_second_per_device": throughput.tokens_per_second_per_device,
+        "peak_memory_gib": peak_memory_gib(parts.device),
+        "checkpoint": context.checkpoint.name,
+        "weights_sha256": _weights_digests(context),
+        "advice": advice(losses, state.validation_losses),
+    }
+    figures = {name: results[name] for name in ("seconds", "peak_memory_gib", "num_trainable")}
+    figures["mean_tokens_per_second_per_device"] = throughput.tokens_per_second_per_device
+    context.tracker.log_metrics({f"train/{name}": value for name, value in figures.items() if value}, RESULT_STEP)
+    log_plots(context)
+    if (
+        context.config.tracking.log_model in ("auto", "adapter")
+        and (context.checkpoint / "adapter_config.json").exists()
+    ):
+        for file in sorted(context.checkpoint.glob("adapter_*")):
+            context.tracker.log_artifact(file, "adapter")
+    for sentence in results["advice"]:
+        warn(sentence)
+    say(f"trained: {state.global_step} steps in {seconds:.0f} s; checkpoint: {context.checkpoint}")
+    context.manifest.finish_stage("train", results)
+
+
+def log_plots(context: RunContext, base_loss: float | None = None) -> None:
+    """Draw the curves of the run and log them; `base_loss` is a line beside the loss."""
+    metrics, folder = context.trained_run.metrics_file, context.folder.plots
+    pictures = (
+        loss_plot(metrics, folder / "loss.png", base_loss=base_loss),
+        learning_rate_plot(metrics, folder / "learning_rate.png"),
+    )
+    for picture in pictures:
+        if picture is not None:
+            context.tracker.log_artifact(picture, "plots")
+
+
+def _weights_digests(context: RunContext) -> dict[str, str]:
+    index = json.loads((context.checkpoint / "checkpoint.json").read_text(encoding="utf-8"))
+    weights = {name: digest for name, digest in index["files"].items() if name.endswith(".safetensors")}
+    return {name: digest for name, digest in weights.items() if not name.startswith("optimizer")}
+
+
+def _memory(context: RunContext, parts: TrainParts, count: ParameterCount) -> float:
+    config = underlying_model(parts.model).config.get_text_config()
+    frozen = next((p for p in parts.model.parameters() if not p.requires_grad), None)
+    four_bit = context.config.method.name == "qlora"
+    shape = MemoryShape(
+        num_parameters=count.total,
+        num_trainable=count.trainable,
+        frozen_bytes=_FROZEN_BYTES_4BIT if four_bit else frozen.element_size() if frozen is not None else 4,
+        optimizer_bytes=OPTIMIZER_BYTES[context.config.train.optimizer],
+        compute_bytes=parts.precision.compute_dtype.itemsize,
+        hidden_size=config.hidden_size,
+        num_layers=config.num_hidden_layers,
+        vocab_size=config.vocab_size,
+    )
+    limit = context.config.train.micro_batch_size * context.config.data.max_seq_len
+    longest = context.data.report["splits"]["train"]["longest_tokens"]
+    tokens = min(limit, longest * context.config.train.micro_batch_size)
+    return estimate_memory(shape, tokens, activation_checkpointing=context.config.train.activation_checkpointing)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
