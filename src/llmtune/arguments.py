@@ -136,7 +136,7 @@ def _model(value: str, multirun: bool) -> list[str]:
     """`model=X` for a named config; a Hub id or a folder where X has a slash or names a folder that is here."""
     if value in group_options("model") or (multirun and "," in value):
         return [f"model={value}"]
-    if Path(value).is_dir() or value.startswith(("/", "./", "../", "~")):
+    if Path(value).is_dir() or value.startswith(("/", "./", "../", "~")) or value.endswith("/"):
         folder = Path(value).expanduser()
         return ["model=folder", f"++model.path={quoted(str(folder))}", f"++model.name={quoted(_short(folder.name))}"]
     if "/" in value:

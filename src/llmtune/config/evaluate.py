@@ -11,7 +11,7 @@ class EvaluateConfig:
 
     base: bool = True
     """Whether the base model is measured too, on the same examples."""
-    batch_tokens: PositiveInt = 4096
+    batch_tokens: PositiveInt = 2048
     """Tokens in one forward pass; memory grows with it."""
     num_samples: NonNegativeInt = 3
     """Test examples to which both models write an answer; 0 turns it off."""

@@ -1,0 +1,58 @@
+"""The commands that aren't stages."""
+
+import json
+from pathlib import Path
+
+from llmtune.config.run import RunConfig
+from llmtune.logs import silence_libraries, start_logging
+from llmtune.runs.layout import RunFolder
+from llmtune.runs.lookup import list_runs
+
+
+def run_command(command: str, config: RunConfig, run: RunFolder | None) -> int:
+    """Do what the command says and return the exit status.
+
+    Args:
+        command: `generate` or `ui`.
+        config: the composed config; that of the run where `run=` named one.
+        run: the run that `run=` named.
+    """
+    silence_libraries()
+    start_logging(None)
+    if command == "ui":
+        return _ui(config)
+    from llmtune.stages import generate
+
+    return generate.run(config, run or _newest_trained(Path(config.runs_dir)))
+
+
+def _ui(config: RunConfig) -> int:
+    from llmtune.tracking.store import resolve_tracking_uri
+    from llmtune.tracking.ui import serve_ui
+
+    uri = resolve_tracking_uri(config.tracking.uri, Path.cwd())
+    return serve_ui(uri, config.tracking.ui_port, _links(config, uri))
+
+
+def _links(config: RunConfig, uri: str) -> list[tuple[str, str]]:
+    """The experiment's page, and where there is a sweep the one that shows the newest's runs side by side."""
+    from llmtune.tracking.links import compare_link, experiment_link, ui_base
+    from llmtune.tracking.store import open_existing_store
+
+    client, base = open_existing_store(uri), ui_base(uri, config.tracking.ui_port)
+    experiment = client.get_experiment_by_name(config.tracking.experiment) if client else None
+    if experiment is None:
+        return [("MLflow (nothing recorded yet)", base)]
+    links = [("runs", experiment_link(base, experiment.experiment_id))]
+    sweeps = sorted(Path(config.runs_dir).glob("*-sweep-*/summary.json"))
+    if sweeps:
+        entries = json.loads(sweeps[-1].read_text(encoding="utf-8"))
+        ids = [entry["mlflow_run_id"] for entry in entries if entry["mlflow_run_id"]]
+        links.append((f"side by side: {sweeps[-1].parent.name}", compare_link(base, experiment.experiment_id, ids)))
+    return links
+
+
+def _newest_trained(runs_dir: Path) -> RunFolder | None:
+    """The newest run that finished training; None where there is none."""
+    trained = (listed.folder for listed in list_runs(runs_dir) if listed.folder.final_checkpoint.exists())
+    return next(trained, None)
