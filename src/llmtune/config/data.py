@@ -27,7 +27,7 @@ class SplitAndLength:
     num_validation_examples: PositiveInt | None = None
     """Validation examples at most; null takes all."""
     num_test_examples: PositiveInt | None = None
-    """Test examples at most; null takes all."""
+    """Test examples at most; null takes all. Not used where `eval_path` is given: that file is measured whole."""
     eval_path: Text | None = None
     """File of examples that is the test set; null takes `test_fraction` of the examples instead."""
 

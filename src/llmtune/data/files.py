@@ -27,6 +27,7 @@ _ENCODINGS = {
 _BINARY = {b"PAR1": "Parquet", b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstd"}
 _BINARY |= {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"%PDF": "PDF", b"ARROW1": "Arrow", b"\x89PNG": "PNG"}
 _PARQUET_MAGIC = b"PAR1"
+_TELL_FORMAT = "tell its format by the name's ending, or for data.path by data.format"
 
 
 def read_file(path: str, file_format: str = "auto", *, key: str = "data.path") -> RecordSet:
@@ -42,7 +43,7 @@ def read_file(path: str, file_format: str = "auto", *, key: str = "data.path") -
             are named by line, none is quoted.
     """
     file = find_file(path, key=key)
-    kind = _format_of(file, file_format)
+    kind = format_of(file, file_format, key=key)
     problems = Problems()
     rows = RowReader(path, problems)
     _READERS[kind](file, rows)
@@ -78,15 +79,20 @@ def file_digest(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _format_of(file: Path, file_format: str) -> str:
+def format_of(file: Path, file_format: str = "auto", *, key: str = "data.path") -> str:
+    """The format a file is read as: `file_format`, or what its name's ending tells where that is "auto".
+
+    Raises:
+        DataError: the ending is unknown; the cure is a setting for `data.path` and another name for other keys.
+    """
     if file_format != "auto":
         return file_format
     if file.suffix.lower() in _ENDINGS:
         return _ENDINGS[file.suffix.lower()]
     known = ", ".join(_ENDINGS)
+    cure = "set data.format to jsonl, json, txt, csv or parquet" if key == "data.path" else "rename the file"
     raise DataError(
-        f"{file}: the ending {file.suffix or '(none)'} doesn't tell the format, known are {known}; "
-        "set data.format to jsonl, json, txt, csv or parquet"
+        f"{key}={file}: the ending {file.suffix or '(none)'} doesn't tell the format, known are {known}; {cure}"
     )
 
 
@@ -98,7 +104,7 @@ def _read_text(file: Path) -> str:
             raise DataError(f"{file}:1: the file is {name}, only UTF-8 is read; {_convert(file, name)}")
     for start, name in _BINARY.items():
         if content.startswith(start):
-            raise DataError(f"{file}:1: this is a binary file ({name}), not text; unpack it or set data.format")
+            raise DataError(f"{file}:1: this is a binary file ({name}), not text; unpack it, or {_TELL_FORMAT}")
     head = content[:4096]
     if head.count(0) > len(head) // 4:
         raise DataError(f"{file}:1: the file looks like UTF-16 without a mark; {_convert(file, 'UTF-16LE')}")
@@ -261,7 +267,7 @@ def _parquet_rows(file: Path) -> Iterator[dict[str, Any]]:
 def _read_parquet(file: Path, rows: RowReader) -> None:
     with file.open("rb") as stream:
         if stream.read(4) != _PARQUET_MAGIC:
-            raise DataError(f"{file}:1: this isn't a Parquet file; set data.format to what it is")
+            raise DataError(f"{file}:1: this isn't a Parquet file; {_TELL_FORMAT}")
     number = 0
     try:
         for number, row in enumerate(_parquet_rows(file), start=1):

@@ -15,20 +15,22 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from llmtune.config.data import DataConfig
-from llmtune.data.files import file_digest
+from llmtune.config.data import DataConfig, FilesConfig
+from llmtune.data.files import file_digest, find_file
 from llmtune.data.records import RecordSet
-from llmtune.data.sources import read_eval_records, read_records, source_digest
+from llmtune.data.sources import eval_digest, read_eval_records, read_records, source_digest
 from llmtune.data.splits import SPLITS, Example, check_not_empty, split_records
 from llmtune.data.token_table import TokenTable, TokenTableWriter
 from llmtune.data.tokenize import IGNORED, ExampleTokenizer, TokenizedExample, parallel_tokenizers
 from llmtune.logs import say, warn
 from llmtune.runs.manifest import write_json
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raised with each change of this room that changes what is written; data of other versions is not used."""
 _BATCH = 2048
 _REPORT = "report.json"
+_WHERE = {"path", "eval_path", "format"}
+"""Options that the digests of the sources stand for, so that a file may lie anywhere."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ def prepare_data(config: DataConfig, tokenizer: Any, tokenizer_digest: str, cach
         cache_dir: folder that keeps prepared data; several processes may use it at once.
 
     Raises:
-        DataError: the examples can't be read, or leave a split empty.
+        DataError: the examples can't be read, or leave a split empty; training and validation may be empty where
+            all their examples also stand in the test file.
     """
     source = source_digest(config)
     records = None if source is not None else read_records(config)
@@ -79,7 +82,7 @@ def prepare_data(config: DataConfig, tokenizer: Any, tokenizer_digest: str, cach
     with FileLock(folder.parent / f"{key}.lock"):
         if folder.exists():
             try:
-                return open_prepared(folder)
+                return open_prepared(folder, config)
             except (OSError, ValueError, KeyError) as error:
                 warn(f"prepared data in {folder} is damaged ({error}); it is built again")
                 shutil.rmtree(folder)
@@ -90,11 +93,13 @@ def prepare_data(config: DataConfig, tokenizer: Any, tokenizer_digest: str, cach
             building.replace(folder)
         finally:
             shutil.rmtree(building, ignore_errors=True)
-        return open_prepared(folder)
+        return open_prepared(folder, config)
 
 
-def open_prepared(folder: Path) -> PreparedData:
+def open_prepared(folder: Path, config: DataConfig) -> PreparedData:
     """Prepared data that was built before, each file checked against its sha256.
+
+    Files of examples are named as `config` names them, wherever they lay when the data was built.
 
     Raises:
         OSError, ValueError, KeyError: a file is missing or damaged.
@@ -103,7 +108,12 @@ def open_prepared(folder: Path) -> PreparedData:
     for name, digest in report["files"].items():
         if file_digest(folder / name) != digest:
             raise ValueError(f"{name} has another sha256 than when it was written")
-    tables = {name: TokenTable(folder / f"{name}.arrow") for name in SPLITS}
+    training = config.path if isinstance(config, FilesConfig) else None
+    for origin, path in (("origin", training), ("eval_origin", config.eval_path)):
+        if path:
+            report[origin]["path"] = str(find_file(path).resolve())
+    paths = {"train": training, "validation": training, "test": config.eval_path or training}
+    tables = {name: TokenTable(folder / f"{name}.arrow", paths[name]) for name in SPLITS}
     return PreparedData(**tables, digest=report["digest"], folder=folder, report=report)
 
 
@@ -124,7 +134,8 @@ def preview(table: TokenTable, tokenizer: Any, num_examples: int) -> list[ShownE
 def _cache_key(config: DataConfig, tokenizer: Any, tokenizer_digest: str, source: str) -> str:
     versions = {name: importlib.metadata.version(name) for name in ("tokenizers", "transformers")}
     template = getattr(tokenizer, "chat_template", None)
-    content = [CODE_VERSION, versions, source, tokenizer_digest, template, asdict(config)]
+    options = {name: value for name, value in asdict(config).items() if name not in _WHERE}
+    content = [CODE_VERSION, versions, source, eval_digest(config), tokenizer_digest, template, options]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
@@ -141,7 +152,8 @@ def _build(config: DataConfig, tokenizer: Any, records: RecordSet, folder: Path)
             built[name] = _write_split(folder / f"{name}.arrow", splits.by_name[name], tokenize, config)
     lost = sum((split.dropped for split in built.values()), Counter[str]())
     why = f" after {', '.join(f'{count} were dropped: {reason}' for reason, count in lost.items())}" if lost else ""
-    check_not_empty({name: split.summary["num_examples"] for name, split in built.items()}, config, why)
+    num_examples = {name: split.summary["num_examples"] for name, split in built.items()}
+    check_not_empty(num_examples, config, why, training=not splits.num_test_in_training)
     training_splits = SPLITS if eval_records is None else ("train", "validation")
     rows = {"train": _account(records, splits.dropped["train"], {name: built[name] for name in training_splits})}
     if eval_records is not None:

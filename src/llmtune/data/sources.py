@@ -1,15 +1,13 @@
 """Where examples come from: files, the embedded packages, the Hub."""
 
-import hashlib
-import json
-from dataclasses import asdict
-
 from llmtune.config.data import DataConfig, EmbeddedConfig, FilesConfig, HubDataConfig
 from llmtune.data.embedded import embedded_digest, read_embedded
-from llmtune.data.files import file_digest, find_file, read_file
+from llmtune.data.files import file_digest, find_file, format_of, read_file
 from llmtune.data.hub import read_hub, resolve_revision
 from llmtune.data.records import RecordSet
 from llmtune.errors import DataError
+
+_EVAL_KEY = "data.eval_path"
 
 
 def read_records(config: DataConfig) -> RecordSet:
@@ -35,31 +33,39 @@ def read_eval_records(config: DataConfig) -> RecordSet | None:
     """
     if config.eval_path is None:
         return None
-    return read_file(config.eval_path, key="data.eval_path")
+    return read_file(config.eval_path, key=_EVAL_KEY)
 
 
 def source_digest(config: DataConfig) -> str | None:
-    """Hex sha256 that changes when what `read_records` and `read_eval_records` give changes; cheap to have.
+    """Tells apart what `read_records` gives under the same options, wherever it stands; cheap to have.
 
     Returns:
-        None where a data set's commit can't be told without the Hub.
+        A file's format and sha256, the sha256 of the embedded sources, or a data set's commit; None where that can't
+        be told without the Hub.
 
     Raises:
         DataError: the source can't be found.
     """
     match config:
         case FilesConfig():
-            source = file_digest(find_file(_path(config)))
+            file = find_file(_path(config))
+            return f"{format_of(file, config.format)} {file_digest(file)}"
         case EmbeddedConfig():
-            source = embedded_digest()
+            return embedded_digest()
         case HubDataConfig():
-            revision, _ = resolve_revision(config)
-            if revision is None:
-                return None
-            source = revision
-    evaluation = file_digest(find_file(config.eval_path, key="data.eval_path")) if config.eval_path else None
-    content = json.dumps([source, evaluation, asdict(config)], sort_keys=True, default=str)
-    return hashlib.sha256(content.encode()).hexdigest()
+            return resolve_revision(config)[0]
+
+
+def eval_digest(config: DataConfig) -> str | None:
+    """Tells apart what `read_eval_records` gives, wherever it stands: format and sha256 of the file, None without one.
+
+    Raises:
+        DataError: the file can't be found.
+    """
+    if config.eval_path is None:
+        return None
+    file = find_file(config.eval_path, key=_EVAL_KEY)
+    return f"{format_of(file, key=_EVAL_KEY)} {file_digest(file)}"
 
 
 def _path(config: FilesConfig) -> str:

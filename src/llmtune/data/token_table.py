@@ -33,9 +33,11 @@ class TokenTable:
 
     Args:
         path: a file that `TokenTableWriter` wrote.
+        source_path: the file that all examples come from, named as of now; None where the table's own names hold.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, source_path: str | None = None) -> None:
+        self._source_path = source_path
         # The map stays open for as long as the table's arrays, which are views of it, live.
         self._table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         self.num_tokens: np.ndarray = self._table["num_tokens"].to_numpy()
@@ -64,7 +66,7 @@ class TokenTable:
 
     def source(self, index: int) -> str:
         """Where an example comes from, as `path:line`."""
-        return f"{self._table['source_path'][index]}:{self._table['source_line'][index]}"
+        return f"{self._source_path or self._table['source_path'][index]}:{self._table['source_line'][index]}"
 
 
 class _Lists:

@@ -6,17 +6,24 @@ from rich.text import Text
 
 from llmtune import distributed
 from llmtune.data.prepared import PreparedData, preview
-from llmtune.logs import print_table, say, show
+from llmtune.data.splits import IN_TEST_FILE, check_not_empty
+from llmtune.logs import print_table, say, show, warn
 from llmtune.stages.context import RunContext
 
 _SHOWN_CHARACTERS = 700
 
 
 def run(context: RunContext) -> None:
-    """Prepare the data, or find it prepared; show and record what the model will learn from."""
+    """Prepare the data, or find it prepared; show and record what the model will learn from.
+
+    Raises:
+        DataError: the test file left no example to train on or to validate with.
+    """
     say(f"model: {context.source.name} ({context.source.origin})")
     data = context.data
     _show(data)
+    num_examples = {name: split["num_examples"] for name, split in data.report["splits"].items()}
+    check_not_empty(num_examples, context.config.data, f" after those {IN_TEST_FILE} were left out")
     if context.config.tracking.log_text:
         _show_example(context, data)
     if not distributed.is_first():
@@ -51,8 +58,12 @@ def _show(data: PreparedData) -> None:
     for source in data.report["rows"].values():
         for reason, count in source["dropped"].items():
             say(f"left out: {count:,} examples ({reason})")
-    if data.report["num_test_in_training"]:
-        say(f"left out of training: {data.report['num_test_in_training']:,} examples that also stand in the test set")
+    num_left_out = data.report["num_test_in_training"]
+    if num_left_out:
+        warn(
+            f"{num_left_out:,} examples also stand in data.eval_path; they were left out of training and validation, "
+            "so that the test loss stays clean"
+        )
 
 
 def _show_example(context: RunContext, data: PreparedData) -> None:

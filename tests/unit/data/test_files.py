@@ -162,4 +162,8 @@ def test_a_missing_file_suggests_the_nearest(write, tmp_path):
         read_file(str(tmp_path))
     with pytest.raises(DataError, match=r"the ending \.xyz doesn't tell the format.*data\.format"):
         read_file(write("a.xyz", "x"))
+    with pytest.raises(
+        DataError, match=r"^data\.eval_path=.*the ending \.xyz doesn't tell the format.*; rename the file$"
+    ):
+        read_file(write("a.xyz", "x"), key="data.eval_path")
     assert lines_and_texts(write("b.xyz", "x"), "txt") == [(1, "x")]

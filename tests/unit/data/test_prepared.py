@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmtune.config.data import FilesConfig
-from llmtune.data import prepared, sources
+from llmtune.config.data import EmbeddedConfig, FilesConfig
+from llmtune.data import prepared
 from llmtune.data.prepared import open_prepared, prepare_data, preview
+from llmtune.data.records import Record, RecordSet
 from llmtune.data.tokenize import IGNORED
 from llmtune.errors import DataError
 
@@ -120,10 +121,10 @@ def test_a_damaged_file_is_noticed_and_built_again(pairs_file, plain_tokenizer, 
     damaged.unlink()  # the first table still reads the old file
     damaged.write_bytes(content)
     with pytest.raises(ValueError, match=r"train\.arrow has another sha256"):
-        open_prepared(first.folder)
+        open_prepared(first.folder, config)
     assert prepare_data(config, plain_tokenizer, "t", tmp_path).digest == first.digest
     assert "damaged" in capsys.readouterr().out
-    open_prepared(first.folder)
+    open_prepared(first.folder, config)
 
 
 def test_a_failed_build_leaves_nothing(pairs_file, plain_tokenizer, tmp_path):
@@ -140,6 +141,67 @@ def test_an_eval_file_has_its_own_account(pairs_file, write, plain_tokenizer, tm
     assert data.report["rows"]["train"]["kept"] == {"train": 81, "validation": 0}
     assert len(data.validation) == 0
     assert data.report["eval_origin"]["path"] == evaluation
-    digest = sources.source_digest(config)
     write("e.txt", "one text\n\nanother\n")
-    assert sources.source_digest(config) != digest
+    assert prepare_data(config, plain_tokenizer, "t", tmp_path).folder != data.folder
+
+
+def test_tables_for_training_hold_nothing_of_the_test_file(pairs_file, write, plain_tokenizer, tmp_path):
+    lines = Path(pairs_file).read_text().splitlines()
+    evaluation = write("e.jsonl", "\n".join(lines[:40]))
+    config = FilesConfig(path=pairs_file, eval_path=evaluation, num_test_examples=5, validation_fraction=0.2)
+    data = prepare_data(config, plain_tokenizer, "t", tmp_path)
+    ids = {name: {data.split(name).example_id(row) for row in range(len(data.split(name)))} for name in prepared.SPLITS}
+    assert len(ids["test"]) == 40
+    assert ids["train"]
+    assert ids["validation"]
+    assert not ids["test"] & (ids["train"] | ids["validation"])
+    rows = data.report["rows"]["train"]
+    assert rows["dropped"]["also in the test file"] == data.report["num_test_in_training"] == 40
+    assert rows["in"] == sum(rows["kept"].values()) + sum(rows["dropped"].values())
+
+
+def test_the_whole_training_file_can_be_the_test_file(pairs_file, plain_tokenizer, tmp_path):
+    data = prepare_data(FilesConfig(path=pairs_file, eval_path=pairs_file), plain_tokenizer, "t", tmp_path)
+    assert (len(data.train), len(data.validation), len(data.test)) == (0, 0, 81)
+
+
+def test_the_same_content_elsewhere_is_found_and_named_as_it_is_now(
+    pairs_file, write, plain_tokenizer, tmp_path, monkeypatch
+):
+    evaluation = write("e.txt", "one text\n\nanother text\n")
+    cache = tmp_path / "cache"
+    first = prepare_data(FilesConfig(path=pairs_file, eval_path=evaluation), plain_tokenizer, "t", cache)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b").mkdir()
+    for old, new in (("a.jsonl", "b/c.jsonl"), ("e.txt", "b/f.txt")):
+        Path(old).rename(new)
+    config = FilesConfig(path="b/c.jsonl", format="jsonl", eval_path="b/f.txt")
+    second = prepare_data(config, plain_tokenizer, "t", cache)
+    assert second.folder == first.folder
+    assert second.report["origin"]["path"] == str(tmp_path / "b" / "c.jsonl")
+    assert second.report["eval_origin"]["path"] == str(tmp_path / "b" / "f.txt")
+    assert second.train.source(0).startswith("b/c.jsonl:")
+    assert second.validation.source(0).startswith("b/c.jsonl:")
+    assert second.test.source(0).startswith("b/f.txt:")
+    assert first.train.source(0).startswith(f"{pairs_file}:")
+
+
+def test_the_same_bytes_in_another_format_are_other_data(write, plain_tokenizer, tmp_path):
+    content = "\n\n".join(json.dumps({"text": f"text {n}"}) for n in range(30))
+    one, two = (FilesConfig(path=write(name, content)) for name in ("a.jsonl", "a.txt"))
+    digests = {prepare_data(config, plain_tokenizer, "t", tmp_path).digest for config in (one, two)}
+    assert len(digests) == 2
+
+
+def test_examples_of_packages_keep_their_own_names_beside_a_test_file(write, plain_tokenizer, tmp_path, monkeypatch):
+    records = [Record(f"pkg/m{n}.py", 3, text=f"text {n}") for n in range(30)]
+    origin = {"rows": 30, "sha256": "x"}
+    monkeypatch.setattr(prepared, "read_records", lambda config: RecordSet(records, origin))
+    monkeypatch.setattr(prepared, "source_digest", lambda config: None)
+    config = EmbeddedConfig(eval_path=write("e.txt", "one text"))
+    data = prepare_data(config, plain_tokenizer, "t", tmp_path)
+    assert data.train.source(0).startswith("pkg/m")
+    assert data.test.source(0) == f"{config.eval_path}:1"
+    assert data.report["origin"] == origin
+    write("e.txt", "another text")  # also where the source has no cheap digest
+    assert prepare_data(config, plain_tokenizer, "t", tmp_path).digest != data.digest

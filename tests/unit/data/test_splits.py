@@ -4,7 +4,7 @@ import pytest
 
 from llmtune.config.data import FilesConfig
 from llmtune.data.records import Record, content_hash
-from llmtune.data.splits import SPLITS, check_not_empty, split_records
+from llmtune.data.splits import IN_TEST_FILE, SPLITS, check_not_empty, split_records
 from llmtune.errors import DataError
 
 pytestmark = pytest.mark.fast
@@ -70,13 +70,35 @@ def test_smaller_sets_are_part_of_larger_ones():
     assert small.dropped["train"]["over the limit of train examples"] > 500
 
 
-def test_an_eval_file_is_the_whole_test_set_and_shared_examples_are_counted():
-    splits = split_records(FilesConfig(eval_path="e"), texts(100), [*texts(10, first=95), *texts(1, first=99)])
+def test_an_eval_file_is_the_whole_test_set_and_its_examples_are_neither_trained_nor_validated_on():
+    config = FilesConfig(eval_path="e", num_test_examples=3, validation_fraction=0.3)
+    held_out = [*texts(60, first=50), *texts(1, first=99)]
+    without = contents(split_records(config, texts(100), texts(1, first=1000)))
+    assert without["train"] & {record.text for record in held_out}  # both splits held some of them
+    assert without["validation"] & {record.text for record in held_out}
+    splits = split_records(config, texts(100), held_out)
     found = contents(splits)
-    assert len(found["train"]) + len(found["validation"]) == 100
-    assert len(found["test"]) == 10
-    assert splits.num_test_in_training == 5
-    assert splits.dropped["eval"] == {"duplicate": 1}
+    assert found["train"] | found["validation"] == {f"text {n}" for n in range(50)}
+    assert found["train"] <= without["train"]
+    assert found["test"] == {f"text {n}" for n in range(50, 110)}
+    assert splits.num_test_in_training == 50
+    assert splits.dropped == {"train": {IN_TEST_FILE: 50}, "eval": {"duplicate": 1}}
+
+
+def test_a_limit_counts_the_examples_that_are_not_in_the_eval_file():
+    splits = split_records(FilesConfig(eval_path="e", num_examples=20), texts(100), texts(60))
+    assert len(splits.by_name["train"]) == 20
+
+
+def test_a_test_file_that_takes_all_examples_leaves_no_training_but_can_be_measured():
+    config = FilesConfig(eval_path="e")
+    splits = split_records(config, texts(10), texts(10))
+    num_examples = {name: len(found) for name, found in splits.by_name.items()}
+    assert num_examples == {"train": 0, "validation": 0, "test": 10}
+    with pytest.raises(DataError, match=r"no training example is left \(.*\); give more examples$"):
+        check_not_empty(num_examples, config)
+    with pytest.raises(DataError, match="no test example"):
+        check_not_empty({**num_examples, "test": 0}, config, training=False)
 
 
 def test_three_examples_fill_three_splits():
