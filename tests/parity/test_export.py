@@ -56,7 +56,8 @@ def train_and_describe(folder: Path, method_name: str, examples_file: Path, work
         source=source,
         checkpoint=work / "checkpoint",
         tokenizer=tokenizer,
-        held_out=data.test,
+        examples=data.validation,
+        split="validation",
         settings=ExportConfig(max_loss_rise=1.0),
         facts=CardFacts(title="tuned", data={"rows": 16}, metrics={"perplexity": (9.0, 5.0)}),
         precision=FP32,
@@ -80,7 +81,7 @@ def trained(assets, examples_file, tmp_path_factory):
 
 
 def logits_of(model: torch.nn.Module, context: ExportContext) -> torch.Tensor:
-    ids = torch.tensor([context.held_out.input_ids(0).tolist()])
+    ids = torch.tensor([context.examples.input_ids(0).tolist()])
     with torch.no_grad():
         return model.eval()(input_ids=ids).logits
 
@@ -135,7 +136,7 @@ def test_a_qlora_export_records_the_step_from_four_bits(trained, tmp_path):
 def test_a_qlora_export_that_is_worse_than_allowed_is_discarded(trained, tmp_path, monkeypatch):
     context = trained("tiny_llama", "qlora")
     losses = iter([3.05, 3.0])  # merged, then the trained 4-bit model
-    monkeypatch.setattr("llmtune.export.hf.held_out_loss", lambda *_: next(losses))
+    monkeypatch.setattr("llmtune.export.hf.examples_loss", lambda *_: next(losses))
     context = replace(context, settings=ExportConfig(max_loss_rise=0.02))
     with pytest.raises(ExportCheckFailed, match=r"loss_rise_from_4bit .* is 0\.05, allowed is 0\.02; .*method=lora"):
         export_format("hf", context, tmp_path / "hf")
@@ -252,3 +253,11 @@ def test_the_card_and_the_record_say_what_it_is_and_name_no_folder(trained, tmp_
         record = json.loads((tmp_path / name / "parity.json").read_text())
         assert record["figures"]["logit_difference"]["passed"] is True
     assert "BitsAndBytesConfig(" in (tmp_path / "adapter" / "README.md").read_text()
+
+
+def test_without_room_on_the_gpu_an_export_is_merged_and_checked_on_the_cpu(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 2**40))
+    context = replace(trained("tiny_llama", "lora"), device=torch.device("cuda"))
+    for name in ("adapter", "hf"):
+        report = export_format(name, context, tmp_path / name).report
+        assert all(figure.passed for figure in report.figures)

@@ -4,9 +4,8 @@ import re
 from collections.abc import Callable, Iterator
 
 from llmtune.config.data import FilesConfig, HubDataConfig
+from llmtune.config.export import EXPORT_FORMATS
 from llmtune.config.run import RunConfig
-
-EXPORT_FORMATS = ("adapter", "hf")
 
 
 def check_combinations(config: RunConfig) -> list[str]:

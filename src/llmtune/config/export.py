@@ -4,6 +4,12 @@ from pydantic.dataclasses import dataclass
 
 from llmtune.config.base import STRICT, NonNegativeFloat, Text
 
+EXPORT_FORMATS = {
+    "adapter": "llmtune.export.adapter:AdapterFormat",
+    "hf": "llmtune.export.hf:HuggingFaceFormat",
+}
+"""Every format's name and `module:class`; the module is imported when the format is asked for."""
+
 
 @dataclass(config=STRICT, frozen=True, kw_only=True)
 class ExportConfig:

@@ -46,17 +46,19 @@ class AdapterFormat:
 
     def check(self, context: ExportContext, folder: Path) -> ParityReport:
         """Load the files with plain PEFT on the base as it was trained on, and compare with the trained model."""
-        how = LoadSettings(compute_dtype=torch.float32, device=context.device)
+        device = context.device if context.method.name == "qlora" else context.float32_device
+        how = LoadSettings(compute_dtype=torch.float32, device=device)
         trained_model = context.method.load_trained(context.source, context.checkpoint, how)
         positions = getattr(trained_model.config, "max_position_embeddings", None)
-        prompts = parity_prompts(context.held_out, positions)
+        prompts = parity_prompts(context.examples, positions)
         trained = probe(trained_model, prompts, context.tokenizer)
         del trained_model
         base = context.method.load(context.source, how)
         exported = probe(PeftModel.from_pretrained(base, str(folder)).eval(), prompts, context.tokenizer)
         return ParityReport(
             tuple(compare(trained, exported, SAME_FILES)),
-            f"adapter loaded by PEFT beside the trained model, float32 products, {len(prompts)} held-out prompts",
+            f"adapter loaded by PEFT beside the trained model, float32 products, "
+            f"{len(prompts)} {context.split} examples",
         )
 
     def loading_code(self, context: ExportContext) -> str:

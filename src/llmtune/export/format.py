@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from llmtune.config.export import ExportConfig
 from llmtune.data.token_table import TokenTable
 from llmtune.export.report import ParityReport
 from llmtune.methods.method import Method
+from llmtune.models.load import device_for_float32
 from llmtune.models.precision import Precision
 from llmtune.models.source import ModelSource
 
@@ -39,13 +41,20 @@ class ExportContext:
     checkpoint: Path
     """Folder that the method saved the trained weights to."""
     tokenizer: PreTrainedTokenizerBase
-    held_out: TokenTable
-    """Examples that weren't trained on; the export is compared on them."""
+    examples: TokenTable
+    """Examples that the export is compared on; never the test set's."""
+    split: str
+    """Which split they are of: `validation`, or `training` where there is none."""
     settings: ExportConfig
     facts: CardFacts
     precision: Precision
     """In which the model was trained; a 4-bit model is measured in it."""
     device: torch.device
+
+    @cached_property
+    def float32_device(self) -> torch.device:
+        """Where the model is merged and compared in float32: the device, or the CPU where it doesn't fit."""
+        return device_for_float32(self.source, self.device)
 
     @property
     def has_adapter(self) -> bool:

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from llmtune.export.format import ExportContext
 from llmtune.export.merge import load_merged, load_unmerged
-from llmtune.export.parity import MERGED, Bounds, compare, held_out_loss, parity_prompts, probe
+from llmtune.export.parity import MERGED, Bounds, compare, examples_loss, parity_prompts, probe
 from llmtune.export.report import Figure, ParityReport
 from llmtune.models.load import LoadSettings, checkpoint_dtype
 from llmtune.models.precision import Precision
@@ -44,24 +44,25 @@ class HuggingFaceFormat:
         """Load the folder with plain transformers and compare with the unmerged model on the same base in float32."""
         dtype = checkpoint_dtype(context.source)
         bounds = MERGED.get(dtype, MERGED[torch.float32])
-        float32 = Precision(_FULL_PRECISION, context.device.type, "for comparison")
+        float32 = Precision(_FULL_PRECISION, context.float32_device.type, "for comparison")
         unmerged = load_unmerged(context)
-        prompts = parity_prompts(context.held_out, getattr(unmerged.config, "max_position_embeddings", None))
+        prompts = parity_prompts(context.examples, getattr(unmerged.config, "max_position_embeddings", None))
         trained = probe(unmerged, prompts, context.tokenizer)
-        trained_loss = held_out_loss(unmerged, context, float32) if bounds.loss_rise is not None else None
+        trained_loss = examples_loss(unmerged, context, float32) if bounds.loss_rise is not None else None
         del unmerged
-        exported, files = _reload(folder, context.device)
+        exported, files = _reload(folder, context.float32_device)
         figures = [*files, *compare(trained, probe(exported, prompts, context.tokenizer), bounds)]
         if trained_loss is not None:
-            figures += _rounding_figures(trained_loss, held_out_loss(exported, context, float32), bounds)
+            figures += _rounding_figures(trained_loss, examples_loss(exported, context, float32), bounds)
         if context.method.name == "qlora":
-            merged_loss = held_out_loss(exported, context, context.precision)
+            same_device = context.float32_device == context.device
+            merged_loss = examples_loss(exported, context, context.precision if same_device else float32)
             del exported
             figures += _quantisation_figures(context, merged_loss)
         return ParityReport(
             tuple(figures),
             f"{str(dtype).removeprefix('torch.')} weights loaded by transformers beside the unmerged model on the same "
-            f"base in float32, {len(prompts)} held-out prompts",
+            f"base in float32, {len(prompts)} {context.split} examples",
         )
 
     def loading_code(self, context: ExportContext) -> str:
@@ -106,32 +107,32 @@ def _reload(folder: Path, device: torch.device) -> tuple[PreTrainedModel, list[F
 
 
 def _rounding_figures(trained: float, exported: float, bounds: Bounds) -> list[Figure]:
-    """What rounding the merged weights to 16 bits cost on held-out text."""
+    """What rounding the merged weights to 16 bits cost in loss."""
     cure = "the weights don't fit this type; start from a float32 copy of the base model"
     return [
-        Figure("loss_unmerged", trained, None, "held-out loss of the unmerged model in float32, nats per token"),
-        Figure("loss_exported", exported, None, "held-out loss of the export, nats per token"),
-        Figure("loss_rise", exported - trained, bounds.loss_rise, "rise of the held-out loss by rounding, nats", cure),
+        Figure("loss_unmerged", trained, None, "loss of the unmerged model in float32, nats per token"),
+        Figure("loss_exported", exported, None, "loss of the export, nats per token"),
+        Figure("loss_rise", exported - trained, bounds.loss_rise, "rise of the loss by rounding, nats", cure),
     ]
 
 
 def _quantisation_figures(context: ExportContext, merged_loss: float) -> list[Figure]:
-    """What the step from the trained 4-bit base to the base merged into costs on held-out text."""
+    """What the step from the trained 4-bit base to the base merged into costs in loss."""
     how = LoadSettings(compute_dtype=context.precision.compute_dtype, device=context.device)
     trained = context.method.load_trained(context.source, context.checkpoint, how)
-    loss = held_out_loss(trained, context, context.precision)
+    loss = examples_loss(trained, context, context.precision)
     cure = (
         "the adapter learnt to mend its 4-bit base; ship export.formats=[adapter] for use on the 4-bit base, train "
         "with method=lora, or raise export.max_loss_rise"
     )
     return [
-        Figure("loss_trained_4bit", loss, None, "held-out loss of the trained 4-bit model, nats per token"),
-        Figure("loss_merged", merged_loss, None, "held-out loss of the merged model, nats per token"),
+        Figure("loss_trained_4bit", loss, None, "loss of the trained 4-bit model, nats per token"),
+        Figure("loss_merged", merged_loss, None, "loss of the merged model, nats per token"),
         Figure(
             "loss_rise_from_4bit",
             merged_loss - loss,
             context.settings.max_loss_rise,
-            "rise of the held-out loss from the trained 4-bit model to the merged one, nats",
+            "rise of the loss from the trained 4-bit model to the merged one, nats",
             cure,
         ),
     ]

@@ -13,7 +13,8 @@ from llmtune.models.load import checkpoint_dtype, load_base
 def load_unmerged(context: ExportContext) -> PeftModel | PreTrainedModel:
     """The trained model in float32, its adapter beside the unquantised base; in evaluation mode."""
     folder = None if context.has_adapter else context.checkpoint
-    base = load_base(context.source, dtype=torch.float32, attention="sdpa", device=context.device, folder=folder).eval()
+    device = context.float32_device
+    base = load_base(context.source, dtype=torch.float32, attention="sdpa", device=device, folder=folder).eval()
     if not context.has_adapter:
         return base
     return attach_adapter(base, context.checkpoint)

@@ -1,4 +1,4 @@
-"""How far an exported model is from the trained one: logits, token distributions, greedy text, held-out loss."""
+"""How far an exported model is from the trained one: logits, token distributions, greedy text, loss."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Bounds:
     mean_kl: float | None = None
     """Nats, mean over the tokens."""
     loss_rise: float | None = None
-    """Nats per supervised token on held-out examples."""
+    """Nats per supervised token."""
 
 
 SAME_FILES = Bounds(logits=1e-5, largest_kl=1e-6)
@@ -69,7 +69,7 @@ class Probe:
 
 
 def parity_prompts(table: TokenTable, max_positions: int | None) -> list[list[int]]:
-    """Token ids of held-out examples from the shortest to the longest, cut to 128 tokens and the model's positions."""
+    """Token ids of examples from the shortest to the longest, cut to 128 tokens and the model's positions."""
     order = np.argsort(np.asarray(table.num_tokens), kind="stable")
     picks = np.unique(np.linspace(0, len(order) - 1, _NUM_PROMPTS).round().astype(int))
     room = _LONGEST_PROMPT if max_positions is None else min(_LONGEST_PROMPT, max_positions - _GREEDY_STEPS)
@@ -132,15 +132,16 @@ def compare(trained: Probe, exported: Probe, bounds: Bounds) -> list[Figure]:
 
 
 @torch.inference_mode()
-def held_out_loss(model: nn.Module, context: ExportContext, precision: Precision) -> float:
-    """Nats per supervised token on up to 64 held-out examples and 4,096 tokens, spread over the split."""
-    table = context.held_out
+def examples_loss(model: nn.Module, context: ExportContext, precision: Precision) -> float:
+    """Nats per supervised token on up to 64 examples and 4,096 tokens, spread over the split."""
+    table = context.examples
     pad = pad_token_id(context.tokenizer)
+    device = next(model.parameters()).device
     chosen = _spread(table)
     total, count = 0.0, 0
     for start in range(0, len(chosen), _LOSS_BATCH):
         indices = chosen[start : start + _LOSS_BATCH]
-        batch = collate(table, indices, packed=False, pad_token_id=pad).to(context.device)
+        batch = collate(table, indices, packed=False, pad_token_id=pad).to(device)
         with precision.autocast():
             losses = token_losses(
                 model,

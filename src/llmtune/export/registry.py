@@ -1,4 +1,4 @@
-"""The export formats by name, and how one is written: checked in a folder beside the target, then renamed."""
+"""Export formats made by name, and how one is written: checked in a folder beside the target, then renamed."""
 
 import difflib
 import shutil
@@ -7,17 +7,12 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+from llmtune.config.export import EXPORT_FORMATS
 from llmtune.errors import ConfigError, UserError
 from llmtune.export.format import ExportContext, ExportFormat
 from llmtune.export.model_card import write_card
 from llmtune.export.report import ParityReport
 from llmtune.runs.manifest import write_json
-
-FORMATS = {
-    "adapter": "llmtune.export.adapter:AdapterFormat",
-    "hf": "llmtune.export.hf:HuggingFaceFormat",
-}
-"""Format name to `module:class`; the module is imported when the format is asked for."""
 
 _SPARE_BYTES = 64 * 2**20
 
@@ -38,11 +33,11 @@ def make_format(name: str) -> ExportFormat:
     Raises:
         ConfigError: there is no such format.
     """
-    if name not in FORMATS:
-        near = difflib.get_close_matches(name, FORMATS, n=1)
+    if name not in EXPORT_FORMATS:
+        near = difflib.get_close_matches(name, EXPORT_FORMATS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"export.formats: unknown format {name!r}, known are {', '.join(FORMATS)}{hint}")
-    module, _, class_name = FORMATS[name].partition(":")
+        raise ConfigError(f"export.formats: unknown format {name!r}, known are {', '.join(EXPORT_FORMATS)}{hint}")
+    module, _, class_name = EXPORT_FORMATS[name].partition(":")
     return getattr(import_module(module), class_name)()
 
 
@@ -72,8 +67,8 @@ def export_format(name: str, context: ExportContext, target: Path) -> ExportResu
     chosen = make_format(name)
     _put_back(target)
     _check_target(target, overwrite=context.settings.overwrite)
-    if len(context.held_out) == 0:
-        raise UserError("there is no held-out example to compare an export on; raise data.test_fraction above 0")
+    if len(context.examples) == 0:
+        raise UserError("there is no example to compare an export on; give data.path a file with more examples")
     chosen.check_supported(context)
     _check_room(target, chosen.num_bytes(context))
     draft = target.with_name(f".{target.name}.draft")

@@ -1,6 +1,7 @@
 """Base weights from a model's folder, in a stated type and place, and complete."""
 
 import json
+import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from llmtune.errors import ModelError
+from llmtune.logs import say
 from llmtune.models.quiet import no_progress_bars
 from llmtune.models.source import ModelSource, weight_files
 
@@ -82,6 +84,26 @@ def checkpoint_dtype(source: ModelSource) -> torch.dtype:
             sizes[entry["dtype"]] += entry["data_offsets"][1] - entry["data_offsets"][0]
     name = sizes.most_common(1)[0][0] if sizes else "F32"
     return _SAFETENSORS_DTYPES.get(name, torch.float32)
+
+
+def device_for_float32(source: ModelSource, device: torch.device) -> torch.device:
+    """The device for a model in float32: the given one, or the CPU, said aloud, where a GPU's free memory is too small.
+
+    Half as much again as the weights is asked for, so that merging and short examples fit too.
+    """
+    if device.type != "cuda":
+        return device
+    entries = [entry for path in weight_files(source.folder) for entry in safetensors_header(path).values()]
+    needed = 1.5 * 4 * sum(math.prod(entry["shape"]) for entry in entries)
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(device)
+    if needed <= free:
+        return device
+    say(
+        f"{source.name} in float32 needs about {needed / 2**30:.1f} GiB and the GPU has {free / 2**30:.1f} GiB free: "
+        "merged and checked on the CPU, which takes longer"
+    )
+    return torch.device("cpu")
 
 
 def frozen_dtype(source: ModelSource, how: LoadSettings) -> torch.dtype:

@@ -66,11 +66,6 @@ def choose_attention(model: nn.Module, needs: PackingNeeds, precision: Precision
     return AttentionChoice(plain, False, f"packing isn't exact for this model ({why}): padded rows")
 
 
-def supports_packing(model: nn.Module, precision: Precision) -> bool:
-    """Whether packed examples give the same numbers as each alone."""
-    return packing_fault(model, VARLEN, precision) is None
-
-
 def packing_fault(model: nn.Module, name: str, precision: Precision) -> str | None:
     """What is wrong with packed rows under the attention implementation `name`; None where nothing is.
 

@@ -26,6 +26,7 @@ from llmtune.models.quiet import no_progress_bars
 FULL_COMMIT = re.compile(r"[0-9a-f]{40}")
 MODEL_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja"]
 CODE_FILES = ["*.py"]
+_POSITION_KEYS = ("max_position_embeddings", "n_positions")
 
 _UNREACHABLE = (
     "not in the Hub cache, and the Hub can't be reached (offline, or HF_HUB_OFFLINE is set); connect once, "
@@ -95,6 +96,16 @@ def locate_model(config: ModelConfig, cache_dir: Path) -> ModelSource:
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a model folder, by name; adapters' files are left out."""
     return sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("adapter_"))
+
+
+def max_positions(source: ModelSource) -> int | None:
+    """The longest sequence in tokens that a model has positions for; None where its config.json names no limit."""
+    config = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
+    for part in (config, config.get("text_config") or {}):
+        for key in _POSITION_KEYS:
+            if isinstance(part.get(key), int):
+                return part[key]
+    return None
 
 
 def _source_of(

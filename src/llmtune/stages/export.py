@@ -1,6 +1,7 @@
 """`export`: weights to folders that other programs load, each checked after reloading."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from llmtune.logs import say
 from llmtune.runs.manifest import Manifest
 from llmtune.stages.context import RESULT_STEP, RunContext
 
+_FINISHED = "exports"
 _CARD_METRICS = ("loss", "perplexity", "bits_per_byte")
 _CARD_TRAINING = ("learning_rate", "num_epochs", "micro_batch_size", "gradient_accumulation_steps", "optimizer")
 
@@ -21,12 +23,14 @@ def run(context: RunContext) -> None:
     if not distributed.is_first():
         return
     config = context.config
+    validated = len(context.data.validation) > 0
     export = ExportContext(
         method=context.method,
         source=context.source,
         checkpoint=context.checkpoint,
         tokenizer=context.tokenizer,
-        held_out=context.data.validation if len(context.data.validation) else context.data.test,
+        examples=context.data.validation if validated else context.data.train,
+        split="validation" if validated else "training",
         settings=config.export,
         facts=_facts(context),
         precision=context.precision,
@@ -35,20 +39,44 @@ def run(context: RunContext) -> None:
     formats = config.export.formats or default_formats(export.has_adapter)
     if config.export.formats is None:
         say(f"export.formats: {' and '.join(formats)}")
-    target = Path(config.export.path) if config.export.path else context.folder.exports
-    results: dict[str, Any] = {}
-    for name in formats:
-        result = export_format(name, export, target / name)
-        figures = {figure.name: figure.value for figure in result.report.figures}
-        shown = ", ".join(f"{key} {value:.2g}" for key, value in figures.items())
-        say(f"exported {name}: {result.folder} ({result.num_bytes / 2**20:,.0f} MiB; {shown})")
-        results[name] = {"folder": str(result.folder), "num_bytes": result.num_bytes, "parity": result.report.as_json()}
-        context.tracker.log_metrics({f"export/{name}_{key}": value for key, value in figures.items()}, RESULT_STEP)
-        context.tracker.log_artifact(result.folder / "parity.json", f"exports/{name}")
-        context.tracker.log_artifact(result.folder / "README.md", f"exports/{name}")
-        if name == "hf" and config.tracking.log_model == "merged":
-            context.tracker.log_artifact(result.folder, "merged")
-    context.manifest.finish_stage("export", results)
+    if not validated:
+        say("there are no validation examples: each export is compared with the trained model on training examples")
+    context.manifest.finish_stage("export", {name: _export_once(context, export, name) for name in formats})
+
+
+def _export_once(context: RunContext, export: ExportContext, name: str) -> dict[str, Any]:
+    """Write one format and record it as finished; one that an earlier try finished stays."""
+    own_folder = export.settings.path is None
+    target = (context.folder.exports if own_folder else Path(str(export.settings.path))) / name
+    made_from = {"checkpoint": export.checkpoint.name, "max_shard_size": export.settings.max_shard_size}
+    earlier = context.manifest.section(_FINISHED).get(name)
+    if own_folder and earlier and earlier["made_from"] == made_from and (target / "parity.json").exists():
+        say(f"exported {name}: finished earlier, {target}")
+        return earlier["result"]
+    if own_folder:  # what stands there without a record is what a killed try left
+        export = replace(export, settings=replace(export.settings, overwrite=True))
+    finished = export_format(name, export, target)
+    figures = {figure.name: figure.value for figure in finished.report.figures}
+    shown = ", ".join(f"{key} {value:.2g}" for key, value in figures.items())
+    say(f"exported {name}: {finished.folder} ({finished.num_bytes / 2**20:,.0f} MiB; {shown})")
+    result = {
+        "folder": str(finished.folder),
+        "num_bytes": finished.num_bytes,
+        "parity": finished.report.as_json(),
+    }
+    context.manifest.record(_FINISHED, {name: {"made_from": made_from, "result": result}})
+    _track(context, name, finished.folder, figures)
+    return result
+
+
+def _track(context: RunContext, name: str, folder: Path, figures: Mapping[str, float]) -> None:
+    """Log an export's figures, card and record; the merged model itself where that was asked for."""
+    tracker = context.tracker
+    tracker.log_metrics({f"export/{name}_{key}": value for key, value in figures.items()}, RESULT_STEP)
+    tracker.log_artifact(folder / "parity.json", f"exports/{name}")
+    tracker.log_artifact(folder / "README.md", f"exports/{name}")
+    if name == "hf" and context.config.tracking.log_model == "merged":
+        tracker.log_artifact(folder, "merged")
 
 
 def _facts(context: RunContext) -> CardFacts:

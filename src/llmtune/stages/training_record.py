@@ -14,7 +14,7 @@ from llmtune.runs.metrics_log import MetricsLog
 from llmtune.stages.context import RESULT_STEP, RunContext
 from llmtune.tracking.plots import learning_rate_plot, loss_plot
 from llmtune.training.advice import advice
-from llmtune.training.memory import OPTIMIZER_BYTES, MemoryShape, device_memory_gib, estimate_memory
+from llmtune.training.memory import OPTIMIZER_BYTES, MemoryShape, adapter_inputs, device_memory_gib, estimate_memory
 from llmtune.training.parts import TrainParts, TrainState
 from llmtune.training.throughput import Throughput, peak_memory_gib
 
@@ -143,8 +143,10 @@ def _memory(context: RunContext, parts: TrainParts, count: ParameterCount) -> fl
         optimizer_bytes=OPTIMIZER_BYTES[context.config.train.optimizer],
         compute_bytes=parts.precision.compute_dtype.itemsize,
         hidden_size=config.hidden_size,
+        intermediate_size=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
         num_layers=config.num_hidden_layers,
         vocab_size=config.vocab_size,
+        adapter_inputs=adapter_inputs(parts.model),
     )
     limit = context.config.train.micro_batch_size * context.config.data.max_seq_len
     longest = context.data.report["splits"]["train"]["longest_tokens"]

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from llmtune.config.export import ExportConfig
+from llmtune.config.export import EXPORT_FORMATS, ExportConfig
 from llmtune.errors import ConfigError, ExportCheckFailed, UserError
 from llmtune.export import registry
-from llmtune.export.registry import FORMATS, default_formats, export_format, make_format
+from llmtune.export.registry import default_formats, export_format, make_format
 from llmtune.export.report import Figure, ParityReport
 
 pytestmark = pytest.mark.fast
@@ -52,11 +52,11 @@ def note(monkeypatch):
 
 
 def context_for(target: Path, overwrite: bool = False) -> Any:
-    return SimpleNamespace(settings=ExportConfig(overwrite=overwrite), target=target, held_out=[1])
+    return SimpleNamespace(settings=ExportConfig(overwrite=overwrite), target=target, examples=[1])
 
 
 def test_every_listed_format_can_be_made_and_knows_its_name():
-    assert [make_format(name).name for name in FORMATS] == ["adapter", "hf"]
+    assert [make_format(name).name for name in EXPORT_FORMATS] == ["adapter", "hf"]
 
 
 def test_an_unknown_format_is_refused_with_the_nearest_one():
@@ -127,8 +127,8 @@ def test_a_full_disk_is_found_before_any_work(note, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_held_out_examples_to_compare_on_is_refused(note, tmp_path):
+def test_no_examples_to_compare_on_is_refused(note, tmp_path):
     context = context_for(tmp_path / "note")
-    context.held_out = []
-    with pytest.raises(UserError, match="no held-out example"):
+    context.examples = []
+    with pytest.raises(UserError, match="no example to compare"):
         export_format("note", context, tmp_path / "note")

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from llmtune.config.model import ModelConfig
 from llmtune.errors import ModelError
-from llmtune.models.load import LoadSettings, checkpoint_dtype, frozen_dtype, load_base
+from llmtune.models.load import LoadSettings, checkpoint_dtype, device_for_float32, frozen_dtype, load_base
 from llmtune.models.source import locate_model
 
 CPU = torch.device("cpu")
@@ -87,3 +87,17 @@ def test_loading_shows_no_bars(tiny_llama, tmp_path, capfd):
     load(tiny_llama, tmp_path)
     shown = capfd.readouterr()
     assert shown.out == "" and shown.err == ""
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("missing", "expected"), [(0, "cuda"), (1, "cpu")])
+def test_float32_goes_to_the_cpu_where_the_gpu_has_no_room(
+    tiny_llama, tmp_path, monkeypatch, capsys, missing, expected
+):
+    source = source_of(tiny_llama, tmp_path)
+    weights = load_file(tiny_llama / "model.safetensors").values()
+    needed = 6 * sum(weight.numel() for weight in weights)  # 4 bytes a weight and half as much again
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (needed - missing, 2**40))
+    assert device_for_float32(source, torch.device("cuda")).type == expected
+    assert ("merged and checked on the CPU" in capsys.readouterr().out) == (expected == "cpu")
+    assert device_for_float32(source, CPU) == CPU

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM, MambaConfig, MistralConfig
 
 from llmtune.models.attention import VARLEN, attention_of, plain_attention, set_attention
-from llmtune.models.packing import PackingNeeds, choose_attention, packing_fault, supports_packing
+from llmtune.models.packing import PackingNeeds, choose_attention, packing_fault
 from llmtune.models.precision import Precision
 
 FP32 = Precision("fp32", "cpu", "test")
@@ -119,7 +119,7 @@ def test_recurrent_model_is_padded():
     torch.manual_seed(0)
     config = MambaConfig(vocab_size=384, hidden_size=32, num_hidden_layers=1, state_size=8)
     model = AutoModelForCausalLM.from_config(config).eval()
-    assert not supports_packing(model, FP32)
+    assert packing_fault(model, VARLEN, FP32) is not None
 
 
 @pytest.mark.fast

@@ -14,7 +14,7 @@ from llmtune.config.model import ModelConfig
 from llmtune.errors import ModelError
 from llmtune.models import source as source_module
 from llmtune.models.load import LoadSettings, load_base
-from llmtune.models.source import locate_model
+from llmtune.models.source import locate_model, max_positions
 
 COMMIT = "a" * 40
 OTHER_COMMIT = "b" * 40
@@ -144,3 +144,24 @@ def test_own_code_is_refused_unless_asked_for_by_commit(hub_cache, copy, tmp_pat
         locate_model(hub_config(trust_remote_code=True, revision="main"), tmp_path)
     found = locate_model(hub_config(trust_remote_code=True, revision=COMMIT), tmp_path)
     assert found.trust_remote_code
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"max_position_embeddings": 512}, 512),
+        ({"max_position_embeddings": None, "n_positions": 1024}, 1024),
+        ({"max_position_embeddings": None, "text_config": {"max_position_embeddings": 4096}}, 4096),
+        ({"max_position_embeddings": None}, None),
+    ],
+)
+def test_max_positions_stand_in_the_config(copy, tmp_path, changes, expected):
+    change_config(copy, **changes)
+    assert max_positions(locate_model(folder_config(copy), tmp_path)) == expected
+
+
+@pytest.mark.fast
+def test_max_positions_of_gpt2(tiny_gpt2, tmp_path):
+    expected = json.loads((tiny_gpt2 / "config.json").read_text())["n_positions"]
+    assert max_positions(locate_model(folder_config(tiny_gpt2), tmp_path)) == expected

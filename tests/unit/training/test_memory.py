@@ -1,35 +1,73 @@
-"""The memory estimate against sums worked out by hand."""
+"""The memory estimate against sums worked out by hand, and against measured processes."""
 
 from dataclasses import replace
 
+import peft
 import pytest
 import torch
+from torch import nn
 
-from llmtune.training.memory import OPTIMIZER_BYTES, MemoryShape, device_memory_gib, estimate_memory
+from llmtune.training.memory import OPTIMIZER_BYTES, MemoryShape, adapter_inputs, device_memory_gib, estimate_memory
 
 pytestmark = pytest.mark.fast
 
 SHAPE = MemoryShape(
     num_parameters=1000, num_trainable=100, frozen_bytes=2, optimizer_bytes=OPTIMIZER_BYTES["adamw"], compute_bytes=2,
-    hidden_size=8, num_layers=3, vocab_size=50,
+    hidden_size=8, intermediate_size=20, num_layers=3, vocab_size=50, adapter_inputs=3 * (6 * 8 + 20),
 )  # fmt: skip
+SMOLLM2 = MemoryShape(
+    num_parameters=139_400_000, num_trainable=4_880_000, frozen_bytes=4, optimizer_bytes=0, compute_bytes=2,
+    hidden_size=576, intermediate_size=1536, num_layers=30, vocab_size=49152, adapter_inputs=30 * (6 * 576 + 1536),
+)  # fmt: skip
+FULL = replace(SMOLLM2, num_parameters=134_520_000, num_trainable=134_520_000, adapter_inputs=0)
+# Growth in GiB of a fresh CPU process by one forward and backward pass without an optimizer, weights included;
+# 46 % of the tokens supervised, adapters with dropout.
+MEASURED = [
+    (SMOLLM2, 512, False, 1.63),
+    (SMOLLM2, 1024, False, 2.46),
+    (SMOLLM2, 2048, False, 4.15),
+    (SMOLLM2, 2048, True, 2.09),
+    (replace(SMOLLM2, compute_bytes=4), 1024, False, 3.55),
+    (FULL, 1024, False, 2.12),
+    (replace(FULL, compute_bytes=4), 512, False, 1.70),
+    (replace(FULL, compute_bytes=4), 1024, False, 2.53),
+    (replace(FULL, compute_bytes=4), 2048, False, 4.49),
+]
+LAYER = 2 * 8 * 2 + (4 * 8 + 3 * 20) * 2 + (6 * 8 + 20) * (2 + 1)
+
+
+@pytest.mark.parametrize(("shape", "tokens", "checkpointing", "measured"), MEASURED)
+def test_the_estimate_is_within_30_percent_of_what_was_measured(shape, tokens, checkpointing, measured):
+    estimate = estimate_memory(shape, tokens, activation_checkpointing=checkpointing)
+    assert estimate == pytest.approx(measured, rel=0.3)
 
 
 def test_weights_gradients_activations_and_logits_add_up():
     weights = 900 * 2 + 100 * (4 + 4 + 8)
-    activations = 10 * 8 * 34 * 3
-    logits = 10 * 50 * 8
-    assert estimate_memory(SHAPE, 10) == pytest.approx((weights + activations + logits) / 2**30)
+    logits = 10 * 50 * 4 * 3
+    assert estimate_memory(SHAPE, 10) == pytest.approx((weights + 10 * LAYER * 3 + logits) / 2**30)
 
 
 def test_activation_checkpointing_keeps_one_layer_and_the_inputs():
     saved = estimate_memory(SHAPE, 10) - estimate_memory(SHAPE, 10, activation_checkpointing=True)
-    assert saved == pytest.approx((10 * 8 * 34 * 2 - 10 * 8 * 2 * 3) / 2**30)
+    assert saved == pytest.approx((10 * LAYER * 2 - 10 * 8 * 2 * 3) / 2**30)
 
 
-def test_fp32_doubles_the_activations():
-    more = estimate_memory(replace(SHAPE, compute_bytes=4), 10) - estimate_memory(SHAPE, 10)
-    assert more == pytest.approx(10 * 8 * 34 * 3 / 2**30)
+def test_fp32_weights_under_autocast_add_copies_and_a_wider_residual_stream():
+    more = estimate_memory(replace(SHAPE, frozen_bytes=4), 10) - estimate_memory(SHAPE, 10)
+    assert more == pytest.approx((900 * 2 + 1000 * 2 + 10 * 3 * 2 * 8 * 2) / 2**30)
+
+
+def test_full_fine_tuning_keeps_the_inputs_of_weights_instead_of_adapters():
+    full = replace(SHAPE, num_trainable=1000, adapter_inputs=0, compute_bytes=4)
+    layer = 2 * 2 * 8 * 4 + (4 * 8 + 3 * 20) * 4 + (3 * 8 + 20) * 4
+    assert estimate_memory(full, 10) == pytest.approx((1000 * 16 + 10 * (3 * layer + 50 * 12)) / 2**30)
+
+
+def test_adapter_inputs_are_the_widths_that_adapters_read():
+    base = nn.Sequential(nn.Linear(8, 5), nn.Linear(5, 3), nn.Linear(3, 8))
+    assert adapter_inputs(base) == 0
+    assert adapter_inputs(peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["0", "2"]))) == 8 + 3
 
 
 def test_the_machine_has_memory():

@@ -1,0 +1,108 @@
+"""The export stage goes on where it stopped, and never reads the test set."""
+
+from collections import namedtuple
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from llmtune.config.export import ExportConfig
+from llmtune.errors import ExportCheckFailed, UserError
+from llmtune.export import registry
+from llmtune.export.registry import ExportResult
+from llmtune.export.report import Figure, ParityReport
+from llmtune.runs.layout import RunFolder
+from llmtune.runs.manifest import Manifest
+from llmtune.stages import export as stage
+from llmtune.tracking.null import NullTracker
+
+pytestmark = pytest.mark.fast
+
+Data = namedtuple("Data", "train validation test")
+
+
+class Writer:
+    """Stands for `export_format`: writes two files, keeps its rule on targets, fails where told to."""
+
+    def __init__(self) -> None:
+        self.written: list[str] = []
+        self.contexts: list[Any] = []
+        self.fail_at: str | None = None
+
+    def __call__(self, name: str, context: Any, target: Path) -> ExportResult:
+        registry._check_target(target, overwrite=context.settings.overwrite)
+        if name == self.fail_at:
+            raise ExportCheckFailed("differs")
+        self.written.append(name)
+        self.contexts.append(context)
+        target.mkdir(parents=True, exist_ok=True)
+        for file in ("parity.json", "README.md"):
+            (target / file).write_text("{}")
+        return ExportResult(target, ParityReport((Figure("difference", 0.25, 0.5, "made up"),), "two"), 4, 1.0)
+
+
+@pytest.fixture
+def writer(monkeypatch):
+    chosen = Writer()
+    monkeypatch.setattr(stage, "export_format", chosen)
+    monkeypatch.setattr(stage, "_facts", lambda context: None)
+    return chosen
+
+
+def context_of(tmp_path: Path, *, validation: tuple = (1,), checkpoint: str = "checkpoint-4", **settings: Any) -> Any:
+    folder = RunFolder(tmp_path / "run")
+    made = tmp_path / checkpoint
+    made.mkdir(exist_ok=True)
+    (made / "adapter_config.json").write_text("{}")
+    return SimpleNamespace(
+        config=SimpleNamespace(export=ExportConfig(**settings), tracking=SimpleNamespace(log_model="none")),
+        folder=folder, manifest=Manifest(folder.manifest_file), tracker=NullTracker(), checkpoint=made,
+        data=Data(train=(1, 2), validation=validation, test=(3,)),
+        method=None, source=None, tokenizer=None, precision=None, device=None,
+    )  # fmt: skip
+
+
+def test_a_failed_export_goes_on_with_the_format_that_is_missing(writer, tmp_path):
+    writer.fail_at = "hf"
+    with pytest.raises(ExportCheckFailed):
+        stage.run(context_of(tmp_path))
+    assert not context_of(tmp_path).manifest.stage("export")
+    writer.fail_at = None
+    stage.run(context_of(tmp_path))
+    assert writer.written == ["adapter", "hf"]
+    results = context_of(tmp_path).manifest.stage("export")
+    assert list(results) == ["adapter", "hf"]
+    for name, result in results.items():
+        assert result["folder"] == str(tmp_path / "run" / "exports" / name)
+        assert result["parity"]["figures"]["difference"]["value"] == 0.25
+
+
+@pytest.mark.parametrize("change", [{"checkpoint": "checkpoint-8"}, {"max_shard_size": "1MB"}])
+def test_a_format_made_from_something_else_is_written_again(writer, tmp_path, change):
+    stage.run(context_of(tmp_path))
+    stage.run(context_of(tmp_path, **change))
+    assert writer.written == ["adapter", "hf", "adapter", "hf"]
+
+
+def test_a_recorded_format_whose_folder_is_gone_is_written_again(writer, tmp_path):
+    stage.run(context_of(tmp_path))
+    (tmp_path / "run" / "exports" / "hf" / "parity.json").unlink()
+    stage.run(context_of(tmp_path))
+    assert writer.written == ["adapter", "hf", "hf"]
+
+
+def test_what_a_kill_left_in_the_run_folder_is_replaced_and_elsewhere_refused(writer, tmp_path):
+    for folder in (tmp_path / "run" / "exports" / "adapter", tmp_path / "mine" / "adapter"):
+        folder.mkdir(parents=True)
+        (folder / "left").write_text("")
+    stage.run(context_of(tmp_path, formats=("adapter",)))
+    assert writer.written == ["adapter"]
+    with pytest.raises(UserError, match="isn't empty"):
+        stage.run(context_of(tmp_path, formats=("adapter",), path=str(tmp_path / "mine")))
+
+
+@pytest.mark.parametrize(("validation", "split", "examples"), [((1,), "validation", (1,)), ((), "training", (1, 2))])
+def test_the_test_set_is_never_read(writer, tmp_path, validation, split, examples):
+    stage.run(context_of(tmp_path, validation=validation))
+    assert {(context.split, context.examples) for context in writer.contexts} == {(split, examples)}
