@@ -1,6 +1,20 @@
 """The errors that a user can cause; everything else that escapes is a bug of ours and shows its traceback."""
 
+import errno
+import sys
 from collections.abc import Sequence
+
+from llmtune import distributed
+
+_CURES = {
+    errno.ENOSPC: "no space left: make room, or choose another folder",
+    errno.EDQUOT: "disk quota used up: make room, or choose another folder",
+    errno.EACCES: "permission denied: change who may use it, or choose another folder",
+    errno.EPERM: "operation not permitted: change who may use it, or choose another folder",
+    errno.EROFS: "read-only file system: choose a folder that can be written to",
+    errno.EMFILE: "too many open files: raise the limit with ulimit -n",
+    errno.EIO: "the disk could not be read or written: check it",
+}
 
 
 class LlmtuneError(Exception):
@@ -49,3 +63,29 @@ class TrainingFault(LlmtuneError):
 
 class ExportCheckFailed(LlmtuneError):
     """An export was written, reloaded and found to differ from the trained model beyond its bound."""
+
+
+def explained(error: OSError) -> str | None:
+    """One line on an error of the system that a user can mend; None for any other, which is a bug of ours."""
+    if error.errno not in _CURES:
+        return None
+    return f"{error.filename}: {_CURES[error.errno]}" if error.filename else _CURES[error.errno]
+
+
+def message_of(error: LlmtuneError) -> str:
+    """What is shown of the error: its one line, or how many problems there are and a line for each."""
+    problems = error.problems if isinstance(error, ConfigError | DataError) else [str(error)]
+    if len(problems) == 1:
+        return problems[0]
+    return "\n".join([f"{len(problems)} problems", *(f"  {problem}" for problem in problems)])
+
+
+def report(error: LlmtuneError) -> int:
+    """Show the error on standard error, from the run's first process only, and return the exit status.
+
+    Args:
+        error: what ends the command.
+    """
+    if distributed.is_first():
+        print(f"llmtune: {message_of(error)}", file=sys.stderr, flush=True)
+    return error.exit_status

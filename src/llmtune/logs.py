@@ -11,11 +11,21 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 logger = logging.getLogger("llmtune")
-_console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)
+_console = Console(
+    soft_wrap=True, highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 120
+)
 _PLAIN_LINE_SECONDS = 15.0
 _SHORT_WORK_SECONDS = 5.0
+_SILENCED = {
+    "alembic": logging.WARNING,  # "Running upgrade …", a line a migration, when a store is made
+    "mlflow.store.db.utils": logging.WARNING,  # "Creating initial MLflow database tables..."
+    "mlflow.system_metrics.system_metrics_monitor": logging.ERROR,  # start, stop, and a store that is away
+    "mlflow.tracking.fluent": logging.WARNING,  # "Experiment … does not exist. Creating a new experiment."
+    "urllib3.connectionpool": logging.ERROR,  # "Retrying …" for a server that is away, which we say once
+}
 _bars: list[Progress] = []
 
 
@@ -43,7 +53,7 @@ def start_logging(log_file: Path | None, *, quiet: bool = False) -> None:
 def say(message: str) -> None:
     """Show one line of information."""
     logger.info(message)
-    _console.print(message, markup=False)
+    _console.print(message)
 
 
 def show(text: RenderableType) -> None:
@@ -54,7 +64,7 @@ def show(text: RenderableType) -> None:
 def warn(message: str) -> None:
     """Show a warning with its cure."""
     logger.warning(message)
-    _console.print(f"warning: {message}", markup=False, style="yellow")
+    _console.print(f"warning: {message}", style="yellow")
 
 
 def fail(message: str) -> None:
@@ -65,12 +75,12 @@ def fail(message: str) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Show a table; the first column reads left, the others right."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=Text(title), title_justify="left", title_style="bold")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+        table.add_column(Text(column), justify="left" if number == 0 else "right", overflow="fold")
     kept = [tuple(row) for row in rows]
     for row in kept:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     _console.print(table)
     logger.info("%s\n%s", title, "\n".join(" | ".join(row) for row in [tuple(columns), *kept]))
 
@@ -116,8 +126,13 @@ def progress(description: str, total: int) -> Iterator[ProgressLine]:
         yield ProgressLine(description, total, _bars[-1], task)
         _bars[-1].remove_task(task)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    times = (
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+    )
     with Progress(*columns, *times, console=_console) as bar:
         _bars.append(bar)
         try:
@@ -132,9 +147,12 @@ def silence_libraries() -> None:
     Call before torch, transformers, peft, bitsandbytes and mlflow are imported.
     """
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=r"`torch\.jit\.script_method` is deprecated", category=DeprecationWarning)
+    # SQLAlchemy's SADeprecationWarning, on what mlflow asks of it
+    warnings.filterwarnings("ignore", message=r".*noload", category=DeprecationWarning, module=r"mlflow\.")
     logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_not_about_kernels)
-    for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name, level in _SILENCED.items():
+        logging.getLogger(name).setLevel(level)
 
 
 def _is_not_about_kernels(record: logging.LogRecord) -> bool:

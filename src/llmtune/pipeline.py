@@ -1,23 +1,27 @@
 """The stages of a run in their order, those that are finished left out; and a truthful end of the record."""
 
 import os
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType
+from typing import TYPE_CHECKING
 
-from llmtune import distributed
+from llmtune import distributed, process_group
 from llmtune.config.run import RunConfig
 from llmtune.errors import LlmtuneError
-from llmtune.logs import say, silence_libraries, start_logging
-from llmtune.runs.environment import describe_environment
+from llmtune.logs import logger, say, silence_libraries, start_logging
+from llmtune.runs.environment import describe_environment, usable_cores
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.manifest import Manifest
-from llmtune.runs.status import RunState, RunStatusFile
+from llmtune.runs.status import RunStatusFile, check_not_running
+from llmtune.signals import TERMINATED, terminable
+
+if TYPE_CHECKING:
+    from llmtune.stages.context import RunContext
+    from llmtune.tracking.tracker import RunStatus
 
 _NEEDS = {"prepare": (), "train": ("prepare",), "evaluate": ("train",), "export": ("train",)}
-_TERMINATED = 128 + signal.SIGTERM
+_ALONE = ("export",)
+"""Stages that are the first process's alone; the others are done before them."""
 
 
 def run_stages(folder: RunFolder, config: RunConfig, stages: Sequence[str]) -> int:
@@ -33,18 +37,23 @@ def run_stages(folder: RunFolder, config: RunConfig, stages: Sequence[str]) -> i
 
     Raises:
         LlmtuneError: a stage failed for a reason that its message names; the record says FAILED.
+        RunError: another process is at work on the run; nothing is recorded.
     """
     silence_libraries()
-    start_logging(folder.log_file, quiet=not distributed.is_first())
-    from llmtune.stages.context import RunContext
+    if distributed.is_first():
+        check_not_running(folder)
+    start_logging(folder.log_file if distributed.is_first() else None, quiet=not distributed.is_first())
     from llmtune.stages.recipes import RECIPES
     from llmtune.stages.results import show_results
 
     manifest = Manifest(folder.manifest_file)
-    with _processes(config), _recorded(folder, config, manifest) as context:
-        assert isinstance(context, RunContext)
+    with _recorded(folder, config, manifest) as context:
+        _set_up_torch(config)
         for stage in stages_to_run(stages, manifest, trained_elsewhere=config.source_run is not None):
+            if stage in _ALONE:
+                process_group.leave()
             RECIPES[stage](context)
+        process_group.leave()
         show_results(context)
     return 0
 
@@ -71,65 +80,50 @@ def stages_to_run(asked: Sequence[str], manifest: Manifest, *, trained_elsewhere
     return wanted
 
 
-@contextmanager
-def _processes(config: RunConfig) -> Iterator[None]:
+def _set_up_torch(config: RunConfig) -> None:
     """Join the run's process group where it has several processes, and share the cores among them."""
+    if config.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when CUDA starts
     import torch
-    from accelerate import PartialState
 
-    cores = describe_environment()["num_cores"]
-    torch.set_num_threads(config.hardware.num_threads or max(1, cores // distributed.num_processes()))
+    process_group.join(on_cpu=config.hardware.kind == "cpu" or not torch.cuda.is_available())
+    torch.set_num_threads(config.hardware.num_threads or max(1, usable_cores() // distributed.num_processes()))
     torch.use_deterministic_algorithms(config.train.deterministic)
-    state = PartialState(cpu=config.hardware.kind == "cpu" or not torch.cuda.is_available())
-    yield
-    state.wait_for_everyone()
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
 @contextmanager
-def _recorded(folder: RunFolder, config: RunConfig, manifest: Manifest) -> Iterator[object]:
+def _recorded(folder: RunFolder, config: RunConfig, manifest: Manifest) -> Iterator["RunContext"]:
     """Open the run's record, and close it as finished, failed or killed, whichever is true."""
     from llmtune.stages.context import RunContext
     from llmtune.stages.record import open_tracker
     from llmtune.tracking.mlflow import PARENT_RUN_VARIABLE
 
-    status = RunStatusFile(folder.status_file)
     tracker = open_tracker(folder, config, os.environ.get(PARENT_RUN_VARIABLE))
     if distributed.is_first():
         manifest.record("environment", describe_environment())
 
-    def close(state: RunState, error: str | None = None) -> None:
+    def close(state: "RunStatus", error: str | None = None) -> None:
         if distributed.is_first():
-            status.end(state, error)
-            if state != "RUNNING":
-                tracker.close(state)
+            RunStatusFile(folder.status_file).end(state, error)
+            tracker.close(state)
 
-    with _terminable():
+    with terminable():
         try:
             yield RunContext(config=config, folder=folder, manifest=manifest, tracker=tracker)
-        except (KeyboardInterrupt, SystemExit) as stop:
-            close("KILLED", "interrupted" if isinstance(stop, KeyboardInterrupt) else "terminated")
+        except KeyboardInterrupt:
+            close("KILLED", "interrupted")
             raise
         except BaseException as error:
-            reason = str(error) if isinstance(error, LlmtuneError) else f"{type(error).__name__}: {error}"
-            close("FAILED", reason)
+            if isinstance(error, SystemExit) and error.code == TERMINATED:
+                close("KILLED", "terminated")
+            else:
+                close("FAILED", _reason(error))
             raise
         close("FINISHED")
 
 
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends the run as an interrupt does, with exit status 143 (main thread only)."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def terminate(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(_TERMINATED)
-
-    before: Callable[[int, FrameType | None], object] | int | None = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _reason(error: BaseException) -> str:
+    """Why the run failed, in words; also written to the run's log."""
+    reason = str(error) if isinstance(error, LlmtuneError) else f"{type(error).__name__}: {error}"
+    logger.error(reason)
+    return reason

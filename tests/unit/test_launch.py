@@ -1,12 +1,15 @@
 """`hardware` becomes processes."""
 
+import json
 from pathlib import Path
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from llmtune.config.hardware import HardwareConfig
 from llmtune.errors import ConfigError
-from llmtune.launch import launch_command, num_processes_for
+from llmtune.launch import launch_command, num_processes_for, shared_folder
+from llmtune.launcher import WorkerEnd, first_failure, worker_end
 from llmtune.runs.layout import RunFolder
 
 pytestmark = pytest.mark.fast
@@ -47,3 +50,25 @@ def test_the_command_starts_workers_on_the_runs_folder() -> None:
         "train",
     ]
     assert command[command.index("--num_processes") + 1] == "2"
+
+
+def _failure(tmp_path, rank, exitcode, left=None) -> ProcessFailure:
+    path = tmp_path / f"{rank}.json"
+    if left is not None:
+        path.write_text(json.dumps(left))
+    return ProcessFailure(rank, pid=rank + 1, exitcode=exitcode, error_file=str(path))
+
+
+def test_a_message_counts_before_what_follows_from_it(tmp_path) -> None:
+    followed = _failure(tmp_path, 0, 1)
+    mistaken = _failure(tmp_path, 1, -15, {"message": "data.path: no", "exit_status": 2})
+    assert worker_end(first_failure({0: followed, 1: mistaken})) == WorkerEnd(2, "data.path: no")
+
+
+def test_a_worker_that_was_told_to_stop_is_not_the_cause(tmp_path) -> None:
+    told, killed = _failure(tmp_path, 0, 143), _failure(tmp_path, 1, -9)
+    assert worker_end(first_failure({0: told, 1: killed})) == WorkerEnd(137, None)
+
+
+def test_one_process_makes_its_folder_itself(tmp_path) -> None:
+    assert shared_folder(lambda: RunFolder(tmp_path)) == RunFolder(tmp_path)

@@ -12,6 +12,7 @@ from typing import Literal
 
 import psutil
 
+from llmtune.errors import RunError
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.manifest import write_json
 
@@ -123,6 +124,21 @@ def find_dead_runs(runs_dir: Path) -> list[RunFolder]:
         if record is not None and record.status == "RUNNING" and record.process_is_gone():
             dead.append(RunFolder(path.parent))
     return dead
+
+
+def check_not_running(folder: RunFolder) -> None:
+    """Return unless another process of this machine is at work on the run.
+
+    This process and those that started it don't count, nor does one of another machine, which can't be seen.
+
+    Raises:
+        RunError: one is.
+    """
+    record = RunStatusFile(folder.status_file).read()
+    if record is None or record.status != "RUNNING" or record.host != socket.gethostname() or record.process_is_gone():
+        return
+    if record.pid not in {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}:
+        raise RunError(f"{folder.path} is still running as process {record.pid}; wait for its end, or stop it first")
 
 
 def _now() -> str:

@@ -4,9 +4,13 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import psutil
+
 from llmtune.runs.status import RunState, RunStatusFile
+from llmtune.signals import kill_all, started_by
 from llmtune.sweep.job import JobOutcome, SweepJob, SweepSettings
 from llmtune.tracking.dead_runs import end_run
 from llmtune.tracking.mlflow import PARENT_RUN_VARIABLE
@@ -49,16 +53,20 @@ def run_job(job: SweepJob, settings: SweepSettings, parent_run_id: str | None) -
 
 def _wait(process: subprocess.Popen[bytes], settings: SweepSettings, started: float) -> _Ended:
     timed_out = interrupted = False
+    started_by_job: Sequence[psutil.Process] = []
     try:
         process.wait(settings.job_timeout_seconds)
     except subprocess.TimeoutExpired:
         timed_out = True
+        started_by_job = started_by(process)
         interrupted = _stop(process, signal.SIGTERM, settings.stop_grace_seconds)
     except (KeyboardInterrupt, SystemExit):
         interrupted = True
+        started_by_job = started_by(process)
         _stop(process, signal.SIGINT, settings.stop_grace_seconds)
     finally:
         _signal_group(process, signal.SIGKILL)  # what the job started and left behind ends with it
+        kill_all(started_by_job)  # a run's workers have sessions of their own
         process.wait()
     return _Ended(process.returncode, time.monotonic() - started, timed_out, interrupted)
 
@@ -100,7 +108,7 @@ def _judge(job: SweepJob, ended: _Ended, tracking_uri: str | None) -> JobOutcome
 
 def _verdict(ended: _Ended, recorded: RunState | None) -> tuple[RunState, str | None]:
     code = ended.exit_status or 0
-    if ended.interrupted:
+    if ended.interrupted and not (recorded == "FINISHED" and code == 0):
         return "KILLED", "interrupted"
     if ended.timed_out:
         return "FAILED", "stopped after sweep.job_timeout_minutes"

@@ -1,11 +1,12 @@
 """The one door to the mlflow library: its settings are made here before it is imported.
 
 Telemetry is off. A request to a tracking server that is away ends within seconds. Both are defaults that the
-environment may set otherwise, as are the lines silenced by name below, none of which a user can act on.
+environment may set otherwise. Lines that no user can act on are silenced.
 """
 
-import logging
 import os
+
+from llmtune.logs import silence_libraries
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -26,11 +27,4 @@ __all__ = [
     "RunTag",
 ]
 
-_SILENCED = {
-    "alembic": logging.WARNING,  # "Running upgrade …", a line a migration, when a store is made
-    "mlflow.store.db.utils": logging.WARNING,  # "Creating initial MLflow database tables..."
-    "mlflow.system_metrics.system_metrics_monitor": logging.ERROR,  # start, stop, and a store that is away
-    "urllib3.connectionpool": logging.ERROR,  # "Retrying …" for a server that is away, which we say once
-}
-for _name, _level in _SILENCED.items():
-    logging.getLogger(_name).setLevel(_level)
+silence_libraries()

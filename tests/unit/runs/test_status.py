@@ -2,12 +2,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
 
+from llmtune.errors import RunError
 from llmtune.runs.layout import RunFolder
-from llmtune.runs.status import RunStatusFile, find_dead_runs, without_credentials
+from llmtune.runs.status import RunStatusFile, check_not_running, find_dead_runs, without_credentials
 
 pytestmark = pytest.mark.fast
 
@@ -68,3 +70,31 @@ def test_a_reused_process_number_and_another_host_are_told_apart(tmp_path):
 def test_credentials_leave_every_uri():
     assert without_credentials("see postgresql://u:p%40ss@db/x and http://t@h") == "see postgresql://db/x and http://h"
     assert without_credentials("mail a@b.c, sqlite:////tmp/x.db") == "mail a@b.c, sqlite:////tmp/x.db"
+
+
+def _recorded_as_running_by(folder, code):
+    start = (
+        f"from pathlib import Path; from llmtune.runs.status import RunStatusFile\nRunStatusFile(Path({str(folder)!r})"
+    )
+    return subprocess.Popen([sys.executable, "-c", f"{start} / 'status.json').start()\n{code}"], stdin=subprocess.PIPE)
+
+
+def test_a_run_that_another_process_works_on_is_not_entered(tmp_path):
+    process = _recorded_as_running_by(tmp_path, "print(input())")
+    deadline = time.monotonic() + 30
+    while RunStatusFile(tmp_path / "status.json").read() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    with pytest.raises(RunError, match=f"still running as process {process.pid};"):
+        check_not_running(RunFolder(tmp_path))
+    process.communicate(b"go\n", timeout=30)
+    check_not_running(RunFolder(tmp_path))
+
+
+def test_a_run_may_be_entered_by_its_own_process_and_what_that_starts(tmp_path):
+    check_not_running(RunFolder(tmp_path))
+    RunStatusFile(tmp_path / "status.json").start()
+    check_not_running(RunFolder(tmp_path))
+    code = "import sys; from pathlib import Path; from llmtune.runs.layout import RunFolder\n"
+    code += "from llmtune.runs.status import check_not_running; check_not_running(RunFolder(Path(sys.argv[1])))"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)

@@ -99,6 +99,18 @@ def test_a_killed_job_is_marked_in_the_store_and_fails_the_parent(tmp_path, uri,
 
 
 @pytest.mark.fast
+def test_all_is_recorded_before_the_table_is_drawn(tmp_path, said, monkeypatch):
+    def draw(*arguments):
+        raise ValueError("no terminal")
+
+    monkeypatch.setattr("llmtune.sweep.run.print_table", draw)
+    with pytest.raises(ValueError, match="no terminal"):
+        run_sweep([_job(tmp_path, "finishes", PLAIN_START + FINISH)], _settings(tmp_path))
+    assert _statuses(tmp_path) == {"finishes": "FINISHED"}
+    assert RunStatusFile(tmp_path / "sweep" / "status.json").read().status == "FINISHED"
+
+
+@pytest.mark.fast
 def test_no_end_of_a_job_stops_the_others(tmp_path, said):
     ends = {
         "raises": ("raise ValueError('x')", "FAILED", "exit status 1"),

@@ -1,0 +1,42 @@
+"""What a person reads of an error."""
+
+import errno
+
+import pytest
+
+from llmtune.errors import ConfigError, LlmtuneError, RunError, explained, report
+
+pytestmark = pytest.mark.fast
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(errno.ENOSPC, "make room"), (errno.EACCES, "permission denied"), (errno.EROFS, "read-only")],
+)
+def test_an_error_of_the_system_is_one_line_with_its_cure(number, words) -> None:
+    line = explained(OSError(number, "text", "/data/x"))
+    assert line is not None
+    assert line.startswith("/data/x: ")
+    assert words in line
+    assert "\n" not in line
+
+
+def test_an_error_without_a_cure_stays_a_bug() -> None:
+    assert explained(FileNotFoundError(errno.ENOENT, "text", "/data/x")) is None
+    assert explained(OSError("no number")) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "shown"),
+    [
+        (LlmtuneError("disk"), 1, "llmtune: disk\n"),
+        (RunError("gone"), 2, "llmtune: gone\n"),
+        (ConfigError(["a", "b"]), 2, "llmtune: 2 problems\n  a\n  b\n"),
+    ],
+)
+def test_an_error_is_reported_by_the_first_process_alone(capsys, monkeypatch, error, status, shown) -> None:
+    assert report(error) == status
+    assert capsys.readouterr().err == shown
+    monkeypatch.setenv("RANK", "1")
+    assert report(error) == status
+    assert capsys.readouterr().err == ""
