@@ -6,6 +6,7 @@ from typing import Any
 import peft
 import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -14,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from llmtune.config.method import AdapterConfig
 from llmtune.errors import ConfigError, ModelError
+from llmtune.methods.dropout import AdapterDropout
 from llmtune.seeding import derived_seed
 
 WEIGHTS = "adapter_model.safetensors"
@@ -47,6 +49,9 @@ def add_adapter(base: PreTrainedModel, config: AdapterConfig, seed: int) -> Peft
         torch.manual_seed(derived_seed(seed, "adapter"))
         model = peft.get_peft_model(base, lora, autocast_adapter_dtype=True)
     assert isinstance(model, PeftModel)
+    for module in model.modules():
+        if isinstance(module, LoraLayer) and config.dropout > 0:
+            module.lora_dropout["default"] = AdapterDropout(config.dropout)
     return model
 
 
