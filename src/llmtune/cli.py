@@ -2,13 +2,15 @@
 
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 from llmtune.arguments import STAGES, Arguments, parse
 from llmtune.config.compose import Composition, compose
 from llmtune.config.run import RunConfig
-from llmtune.config.saved import config_text
-from llmtune.errors import ConfigError, DataError, LlmtuneError
+from llmtune.config.saved import config_text, load_config
+from llmtune.distributed import is_first
+from llmtune.errors import ConfigError, Interrupted, LlmtuneError, explained, report
 
 _NAMES_DATA = ("data", "data.path", "data.id", "run", "experiment")
 
@@ -34,13 +36,19 @@ def run(typed: Sequence[str]) -> int:
 
             print(help_page())
             return 0
+        if "--version" in arguments.options:
+            print(f"llmtune {version('llmtune')}")
+            return 0
         return _execute(arguments)
     except LlmtuneError as error:
-        _report(error)
-        return error.exit_status
+        return report(error)
+    except OSError as error:
+        line = explained(error)
+        if line is None:
+            raise
+        return report(LlmtuneError(line))
     except KeyboardInterrupt:
-        print("llmtune: interrupted", file=sys.stderr)
-        return 130
+        return report(Interrupted("interrupted"))
 
 
 def _execute(arguments: Arguments) -> int:
@@ -50,7 +58,9 @@ def _execute(arguments: Arguments) -> int:
         if arguments.command or arguments.run:
             raise ConfigError("-m: a sweep runs stages on new runs; leave out the command or run=.")
         if show_only:
-            raise ConfigError("--cfg: shows one config; leave out -m, or the values after the first.")
+            print(f"llmtune: the first of {len(configs)} jobs", file=sys.stderr)
+            print(config_text(configs[0]), end="")
+            return [0] * len(configs)
         from llmtune.sweep.jobs import run_sweep_of
 
         return run_sweep_of(configs, overrides, stages)
@@ -75,10 +85,12 @@ def _execute(arguments: Arguments) -> int:
 
         return run_command(arguments.command, composed, earlier.folder if earlier else None)
     from llmtune.continuation import folder_to_go_on_in, new_folder
-    from llmtune.launch import launch
+    from llmtune.launch import launch, shared_folder
 
-    folder = folder_to_go_on_in(composed, earlier, stages) if earlier else new_folder(composed)
-    return launch(folder, composed, stages)
+    folder = shared_folder(
+        lambda: folder_to_go_on_in(composed, earlier, stages) if earlier else new_folder(composed), composed.hardware
+    )
+    return launch(folder, load_config(folder.config_file), stages)
 
 
 def _overrides(arguments: Arguments) -> list[str]:
@@ -87,7 +99,8 @@ def _overrides(arguments: Arguments) -> list[str]:
         return arguments.overrides
     if arguments.command is not None:
         return ["data=embedded_code", *arguments.overrides]
-    print("llmtune: no data named, so this is experiment=quickstart; data.path=FILE takes yours", file=sys.stderr)
+    if is_first():
+        print("llmtune: no data named, so this is experiment=quickstart; data.path=FILE takes yours", file=sys.stderr)
     return ["experiment=quickstart", *arguments.overrides]
 
 
@@ -99,11 +112,3 @@ def _without_cfg(options: list[str]) -> tuple[list[str], bool]:
     if options[at + 1] != "job":
         raise ConfigError(f"--cfg {options[at + 1]}: only --cfg job is known.")
     return [*options[:at], *options[at + 2 :]], True
-
-
-def _report(error: LlmtuneError) -> None:
-    problems = error.problems if isinstance(error, ConfigError | DataError) else [str(error)]
-    if len(problems) == 1:
-        print(f"llmtune: {problems[0]}", file=sys.stderr)
-        return
-    print("\n".join([f"llmtune: {len(problems)} problems", *(f"  {problem}" for problem in problems)]), file=sys.stderr)

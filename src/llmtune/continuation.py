@@ -6,12 +6,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from llmtune.config.paths import with_absolute_paths
 from llmtune.config.run import RunConfig
 from llmtune.config.saved import load_plain, save_config
 from llmtune.config.validate import flatten, to_plain
-from llmtune.errors import ConfigError
+from llmtune.errors import ConfigError, RunError
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.lookup import find_run, new_run_folder
+from llmtune.runs.status import check_not_running
 
 _HARMLESS = (
     "cache_dir",
@@ -47,14 +49,14 @@ def earlier_run(reference: str, runs_dir: Path) -> EarlierRun:
 
 
 def new_folder(config: RunConfig) -> RunFolder:
-    """Make a run's folder with its config in it."""
+    """Make a run's folder with its config in it, every path absolute."""
     folder = new_run_folder(Path(config.runs_dir), config.method.name, config.model.name, datetime.now())
-    save_config(config, folder.config_file)
+    save_config(with_absolute_paths(config), folder.config_file)
     return folder
 
 
 def folder_to_go_on_in(config: RunConfig, earlier: EarlierRun, stages: Sequence[str]) -> RunFolder:
-    """The earlier run's folder; a new one where only later stages run, on changed inputs.
+    """The earlier run's folder; a new one where it is trained and later stages run on changed inputs.
 
     Args:
         config: the earlier run's config with what was typed on top.
@@ -63,19 +65,24 @@ def folder_to_go_on_in(config: RunConfig, earlier: EarlierRun, stages: Sequence[
 
     Raises:
         ConfigError: training would go on with another config than it began with.
+        RunError: another process is at work on the run, or later stages are to change what isn't trained yet.
     """
+    check_not_running(earlier.folder)
+    config = with_absolute_paths(config)
     before, after = flatten(earlier.config), flatten(to_plain(config))
     changed = [key for key in after if before.get(key) != after[key]]
-    if "prepare" in stages or "train" in stages:
-        refused = [key for key in changed if not key.startswith(_HARMLESS)]
-        if refused:
-            raise ConfigError([_refusal(key, before.get(key), after[key]) for key in refused])
-        save_config(config, earlier.folder.config_file)
-        return earlier.folder
+    refused = [key for key in changed if not key.startswith(_HARMLESS)]
+    if refused and ("prepare" in stages or "train" in stages):
+        raise ConfigError([_refusal(key, before.get(key), after[key]) for key in refused])
     if not changed:
         return earlier.folder
-    source = earlier.config.get("source_run") or str(earlier.folder.path)
-    return new_folder(dataclasses.replace(config, source_run=source))
+    source = RunFolder(Path(earlier.config.get("source_run") or earlier.folder.path))
+    if source.final_checkpoint.exists():
+        return new_folder(dataclasses.replace(config, source_run=str(source.path)))
+    if refused:
+        raise RunError(f"{source.path} has no finished training; go on with: train run={source.path}")
+    save_config(config, earlier.folder.config_file)
+    return earlier.folder
 
 
 def _refusal(key: str, before: Any, after: Any) -> str:

@@ -65,6 +65,12 @@ class ExportCheckFailed(LlmtuneError):
     """An export was written, reloaded and found to differ from the trained model beyond its bound."""
 
 
+class Interrupted(LlmtuneError):
+    """The person stopped the command."""
+
+    exit_status = 130
+
+
 def explained(error: OSError) -> str | None:
     """One line on an error of the system that a user can mend; None for any other, which is a bug of ours."""
     if error.errno not in _CURES:

@@ -1,5 +1,6 @@
 """The stages of a run in their order, those that are finished left out; and a truthful end of the record."""
 
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
     from llmtune.tracking.tracker import RunStatus
 
 _NEEDS = {"prepare": (), "train": ("prepare",), "evaluate": ("train",), "export": ("train",)}
+_LESS_MEMORY = {
+    "prepare": "set hardware=cpu for this stage",
+    "train": (
+        "set train.micro_batch_size=1 with a larger train.gradient_accumulation_steps (the same step), "
+        "train.activation_checkpointing=true, a smaller data.max_seq_len, or method=qlora"
+    ),
+    "evaluate": "lower evaluate.batch_tokens, or set evaluate.base=false",
+    "export": "set hardware=cpu for this stage",
+}
 _ALONE = ("export",)
 """Stages that are the first process's alone; the others are done before them."""
 
@@ -52,7 +62,8 @@ def run_stages(folder: RunFolder, config: RunConfig, stages: Sequence[str]) -> i
         for stage in stages_to_run(stages, manifest, trained_elsewhere=config.source_run is not None):
             if stage in _ALONE:
                 process_group.leave()
-            RECIPES[stage](context)
+            with _memory_explained(stage):
+                RECIPES[stage](context)
         process_group.leave()
         show_results(context)
     return 0
@@ -63,7 +74,8 @@ def stages_to_run(asked: Sequence[str], manifest: Manifest, *, trained_elsewhere
     wanted: list[str] = []
 
     def want(stage: str) -> None:
-        if trained_elsewhere and stage in ("prepare", "train"):
+        if trained_elsewhere and stage == "train":
+            want("prepare")
             return
         for needed in _NEEDS[stage]:
             want(needed)
@@ -89,6 +101,21 @@ def _set_up_torch(config: RunConfig) -> None:
     process_group.join(on_cpu=config.hardware.kind == "cpu" or not torch.cuda.is_available())
     torch.set_num_threads(config.hardware.num_threads or max(1, usable_cores() // distributed.num_processes()))
     torch.use_deterministic_algorithms(config.train.deterministic)
+
+
+@contextmanager
+def _memory_explained(stage: str) -> Iterator[None]:
+    """Name the keys to try where a GPU runs out of memory; free what the stage held after it."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise LlmtuneError(f"{stage}: the GPU is out of memory; {_LESS_MEMORY[stage]}") from error
+    finally:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 @contextmanager

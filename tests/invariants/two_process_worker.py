@@ -17,11 +17,11 @@ from tiny_training import FULL, LORA, Recorder, Setup, make_parts, weights_diges
 from llmtune.config.method import MethodConfig
 from llmtune.distributed import num_processes, rank
 from llmtune.runs.layout import RunFolder
+from llmtune.runs.metrics_log import MetricsLog
 from llmtune.tracking.null import NullTracker
 from llmtune.training.callbacks.checkpointing import CheckpointCallback, CheckpointSettings
 from llmtune.training.callbacks.validation import ValidationCallback, ValidationSettings
 from llmtune.training.loop import train
-from llmtune.runs.metrics_log import MetricsLog
 from llmtune.training.parts import TrainState
 
 

@@ -44,5 +44,7 @@ class Workplace:
 def workplace(tmp_path, monkeypatch) -> Workplace:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ASSETS.parent.parent / "src"), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(ASSETS.parent.parent / "src"), os.environ.get("PYTHONPATH", "")])
+    )
     return Workplace(tmp_path)

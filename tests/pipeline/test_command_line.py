@@ -43,7 +43,10 @@ def test_named_data_is_not_the_quick_start(capsys) -> None:
     [
         (["trian"], "llmtune: trian: no stage or command. Did you mean train?"),
         (["method=qlra"], "llmtune: method=qlra: there is no such option. Did you mean qlora?"),
-        (["+train.lerning_rate=1"], "llmtune: train.lerning_rate: there is no such key. Did you mean train.learning_rate?"),
+        (
+            ["+train.lerning_rate=1"],
+            "llmtune: train.lerning_rate: there is no such key. Did you mean train.learning_rate?",
+        ),
         (["--cfg", "hydra"], "llmtune: --cfg hydra: only --cfg job is known."),
         (["seed=a", "data.nmu=3"], "llmtune: 2 problems\n  "),
         (["generate", "-m", "seed=1,2"], "llmtune: -m: a sweep runs stages"),

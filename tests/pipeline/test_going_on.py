@@ -53,7 +53,10 @@ def test_a_later_stage_on_changed_inputs_is_a_run_of_its_own(workplace) -> None:
     second = workplace.newest
     assert second.path != first.path
     assert Manifest(second.manifest_file).stage("evaluate")["num_examples"] == 30
-    assert Manifest(second.manifest_file).stage("evaluate")["loss"] != Manifest(first.manifest_file).stage("evaluate")["loss"]
+    assert (
+        Manifest(second.manifest_file).stage("evaluate")["loss"]
+        != Manifest(first.manifest_file).stage("evaluate")["loss"]
+    )
     assert f"source_run: {first.path}" in second.config_file.read_text()
 
 
@@ -72,7 +75,9 @@ def test_a_killed_run_goes_on_to_the_same_end(workplace) -> None:
     straight = workplace.newest
     assert straight.path != folder.path
     assert _weights(folder) == _weights(straight)
-    assert MetricsLog(folder.metrics_file).losses("train/loss") == MetricsLog(straight.metrics_file).losses("train/loss")
+    assert MetricsLog(folder.metrics_file).losses("train/loss") == MetricsLog(straight.metrics_file).losses(
+        "train/loss"
+    )
 
 
 def test_a_terminated_run_is_marked_killed(workplace) -> None:
@@ -99,7 +104,7 @@ def test_a_failed_run_says_why(workplace, capsys) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train", "run=nowhere"], "run=nowhere: no run folder or checkpoint is there"),
+        (["train", "run=nowhere"], "run=nowhere: no run folder is there"),
         (["train", "run=latest"], "there is no run in"),
         (["model=./nowhere", "data.path=x.jsonl", "tracking.backend=none"], "no such folder"),
     ],
@@ -116,7 +121,9 @@ def _wait_for_checkpoint(runs: os.PathLike, step: int) -> RunFolder:
 
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        found = [path for path in Path(runs).glob("*/checkpoints/checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
+        found = [
+            path for path in Path(runs).glob("*/checkpoints/checkpoint-*") if path.name.rpartition("-")[2].isdigit()
+        ]
         later = [path for path in found if int(path.name.rpartition("-")[2]) >= step]
         if later:
             return RunFolder(later[0].parent.parent)

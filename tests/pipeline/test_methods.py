@@ -37,7 +37,9 @@ def test_trains_evaluates_exports_reloads_and_generates(workplace, method, model
     assert json.loads((hf / "parity.json").read_text())["figures"]["logit_difference"]["passed"]
 
     capsys.readouterr()
-    assert workplace.type("generate", f"run={folder.path}", "generate.prompt=add 5 and 13:", "generate.temperature=0") == 0
+    assert (
+        workplace.type("generate", f"run={folder.path}", "generate.prompt=add 5 and 13:", "generate.temperature=0") == 0
+    )
     assert "add 5 and 13:" in capsys.readouterr().out
 
 
@@ -61,7 +63,9 @@ def test_the_record_is_whole(workplace) -> None:
     assert tracked.info.status == "FINISHED"
     assert tracked.data.params["method.rank"] == "16"
     assert {"method": "lora", "data": "files"}.items() <= tracked.data.tags.items()
-    assert {"train/loss", "evaluate/loss", "evaluate/base_loss", "evaluate/validation_loss"} <= set(tracked.data.metrics)
+    assert {"train/loss", "evaluate/loss", "evaluate/base_loss", "evaluate/validation_loss"} <= set(
+        tracked.data.metrics
+    )
     assert tracked.data.metrics["evaluate/loss"] == pytest.approx(manifest.stage("evaluate")["loss"])
     artifacts = {item.path for item in client.list_artifacts(record.mlflow_run_id)}
     assert {"config.yaml", "plots", "adapter", "samples.json"} <= artifacts
@@ -73,7 +77,10 @@ def test_the_record_is_whole(workplace) -> None:
 
 
 def test_no_text_is_kept_where_it_may_not_be(workplace) -> None:
-    assert workplace.train("method=lora", "tracking.log_text=false", "tracking.backend=none", "export.formats=[adapter]") == 0
+    assert (
+        workplace.train("method=lora", "tracking.log_text=false", "tracking.backend=none", "export.formats=[adapter]")
+        == 0
+    )
     folder = workplace.newest
     assert not folder.samples_file.exists()
     files = [file for file in folder.path.rglob("*") if file.is_file() and "tokenizer" not in file.name]
@@ -85,8 +92,9 @@ def test_two_runs_of_one_seed_are_the_same_bits(workplace) -> None:
         assert workplace.train("train", "method=lora", "tracking.backend=none") == 0
     first, second = sorted((workplace.folder / "runs").iterdir())
     digests = [(run / "checkpoints" / "checkpoint-final" / "checkpoint.json").read_text() for run in (first, second)]
-    assert json.loads(digests[0])["files"]["adapter_model.safetensors"] == (
-        json.loads(digests[1])["files"]["adapter_model.safetensors"]
+    assert (
+        json.loads(digests[0])["files"]["adapter_model.safetensors"]
+        == (json.loads(digests[1])["files"]["adapter_model.safetensors"])
     )
 
 

@@ -34,7 +34,9 @@ def test_three_methods_end_as_three_finished_children(workplace, capfd) -> None:
         ("qlora", "FINISHED"),
         ("full", "FINISHED"),
     }
-    found = client.search_runs([parent.info.experiment_id], "metrics.`evaluate/loss` < 20 and params.method.rank = '16'")
+    found = client.search_runs(
+        [parent.info.experiment_id], "metrics.`evaluate/loss` < 20 and params.method.rank = '16'"
+    )
     assert {run.data.params["method.name"] for run in found} == {"lora", "qlora"}
     assert "| method=qlora |" in parent.data.tags["mlflow.note.content"]
     shown = capfd.readouterr().out
@@ -65,7 +67,10 @@ def test_a_job_that_is_killed_does_not_stop_the_others(workplace) -> None:
     assert sweep.wait(timeout=120) == 1
     _, parent, children = _parent_and_children(workplace.folder)
     assert parent.info.status == "FAILED"
-    assert {run.data.params["train.num_epochs"]: run.info.status for run in children} == {"300": "KILLED", "1": "FINISHED"}
+    assert {run.data.params["train.num_epochs"]: run.info.status for run in children} == {
+        "300": "KILLED",
+        "1": "FINISHED",
+    }
 
 
 def test_a_sweep_of_wrong_values_starts_nothing(workplace, capsys) -> None:

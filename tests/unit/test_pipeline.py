@@ -28,4 +28,8 @@ def test_stages_bring_what_they_need_and_are_done_once(tmp_path, asked, finished
 
 def test_a_run_on_anothers_weights_trains_nothing(tmp_path) -> None:
     manifest = Manifest(tmp_path / "manifest.json")
-    assert stages_to_run(["evaluate", "export"], manifest, trained_elsewhere=True) == ["evaluate", "export"]
+    assert stages_to_run(["evaluate", "export"], manifest, trained_elsewhere=True) == [
+        "prepare",
+        "evaluate",
+        "export",
+    ]

@@ -6,11 +6,15 @@ from collections.abc import Callable, Iterator
 from llmtune.config.data import FilesConfig, HubDataConfig
 from llmtune.config.export import EXPORT_FORMATS
 from llmtune.config.run import RunConfig
+from llmtune.config.train import DEFAULT_CYCLES
 
 
 def check_combinations(config: RunConfig) -> list[str]:
     """Every combination that can't work, a sentence each: what was found, what is allowed, what to set."""
-    checks: tuple[Callable[[RunConfig], Iterator[str]], ...] = (_model, _data, _train, _hardware, _export, _tracking)
+    checks: tuple[Callable[[RunConfig], Iterator[str]], ...] = (
+        *(_model, _data, _train, _generate),
+        *(_hardware, _export, _tracking),
+    )
     return [problem for check in checks for problem in check(config)]
 
 
@@ -56,6 +60,14 @@ def _train(config: RunConfig) -> Iterator[str]:
             f"train.warmup_steps={train.warmup_steps}: must be below train.max_steps={train.max_steps}, "
             "or the learning rate never reaches its peak."
         )
+    if train.num_cycles != DEFAULT_CYCLES and train.schedule != "cosine_with_restarts":
+        yield f"train.num_cycles={train.num_cycles}: belongs to train.schedule=cosine_with_restarts."
+
+
+def _generate(config: RunConfig) -> Iterator[str]:
+    asked = config.generate
+    if asked.temperature == 0 and (asked.top_k or asked.top_p < 1):
+        yield "generate.top_k and generate.top_p: do nothing at generate.temperature=0; leave them out."
 
 
 def _hardware(config: RunConfig) -> Iterator[str]:
@@ -85,5 +97,10 @@ def _tracking(config: RunConfig) -> Iterator[str]:
     formats = config.export.formats
     if config.tracking.log_model == "merged" and formats is not None and "hf" not in formats:
         yield "tracking.log_model=merged: needs the merged model; add hf to export.formats."
+    if re.search(r"://[^/@\s]+@", config.tracking.uri or ""):
+        yield (
+            "tracking.uri: holds credentials, and the config is recorded; leave them out and set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment."
+        )
     if not 0 < config.tracking.ui_port < 65536:
         yield f"tracking.ui_port={config.tracking.ui_port}: a port is between 1 and 65535."

@@ -11,6 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from llmtune.config.resources import resource_dir
 from llmtune.config.run import RunConfig
@@ -92,7 +93,8 @@ def compose(composition: Composition, run_jobs: RunJobs | None = None) -> RunCon
     try:
         main = hydra.main(config_path=str(resource_dir("conf")), config_name=name, version_base="1.3")
         main(capture)()
-    except (HydraException, OmegaConfBaseException) as error:
+        return capture.statuses if capture.composed is None else _checked(capture.composed)
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(_translated(error)) from None
     finally:
         sys.argv = arguments
@@ -100,7 +102,6 @@ def compose(composition: Composition, run_jobs: RunJobs | None = None) -> RunCon
         GlobalHydra.instance().clear()
         if full_error is None:
             del os.environ["HYDRA_FULL_ERROR"]
-    return capture.statuses if capture.composed is None else _checked(capture.composed)
 
 
 def _checked(composed: DictConfig) -> RunConfig:

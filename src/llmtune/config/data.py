@@ -62,9 +62,9 @@ class HubDataConfig(SplitAndLength):
     """Where the examples come from."""
     id: Text | None = None
     """Id of the data set, such as `tatsu-lab/alpaca`."""
-    subset: str | None = None
+    subset: Text | None = None
     """Named configuration of the data set; null takes its default."""
-    split: str = "train"
+    split: Text = "train"
     """Split of the data set to read."""
     revision: Text | None = None
     """Branch, tag or commit on the Hub; null takes the newest. Recorded as the commit that it resolved to."""

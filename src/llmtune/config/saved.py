@@ -1,5 +1,6 @@
 """A run's resolved config on disk: plain YAML, read back without interpolation."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ def config_text(config: RunConfig) -> str:
 
 
 def save_config(config: RunConfig, path: Path) -> None:
-    """Write the config as YAML."""
-    path.write_text(config_text(config), encoding="utf-8")
+    """Write the config as YAML; a reader finds the old file or the new one, whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(config_text(config), encoding="utf-8")
+    temporary.replace(path)
 
 
 def load_plain(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ class TrackingConfig:
     """`mlflow`, or `none` for the run folder alone."""
     uri: Text | None = None
     """MLflow's tracking URI; null is MLFLOW_TRACKING_URI, else mlflow.db in the working folder."""
-    experiment: str = "llmtune"
+    experiment: Text = "llmtune"
     """MLflow experiment that the run belongs to."""
     log_model: Literal["auto", "none", "adapter", "merged"] = "auto"
     """Weights logged as artifacts: `auto` is the adapter, and none for full fine-tuning."""

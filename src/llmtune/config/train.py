@@ -7,6 +7,7 @@ from pydantic.dataclasses import dataclass
 from llmtune.config.base import STRICT, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor", "lion", "sgd"]
+DEFAULT_CYCLES = 2
 ScheduleName = Literal["cosine", "linear", "constant", "cosine_with_restarts"]
 
 
@@ -31,7 +32,7 @@ class TrainConfig:
     """Steps in which the learning rate rises from 0; null is a tenth of all steps, at most 100."""
     schedule: ScheduleName = "cosine"
     """Shape of the learning rate after warm-up. All but `constant` end at 0."""
-    num_cycles: PositiveInt = 2
+    num_cycles: PositiveInt = DEFAULT_CYCLES
     """Cycles of `cosine_with_restarts`."""
     optimizer: OptimizerName = "adamw"
     """The optimizer; the 8-bit ones keep their state in a quarter of the memory."""

@@ -60,7 +60,7 @@ def find_run(reference: str, runs_dir: Path) -> RunFolder:
     """The run that a reference means.
 
     Args:
-        reference: a run folder, its name in `runs_dir`, a checkpoint in it, an MLflow run id, or `latest`.
+        reference: a run folder, its name in `runs_dir`, an MLflow run id, or `latest`.
         runs_dir: folder of the runs.
 
     Raises:
@@ -77,19 +77,22 @@ def find_run(reference: str, runs_dir: Path) -> RunFolder:
                 return listed.folder
         raise _unknown(reference, runs_dir, "no run folder belongs to this MLflow run")
     for path in _candidates(reference, runs_dir):
+        if path.is_dir() and path.parent.name == "checkpoints":
+            raise RunError(
+                f"run={reference} is a checkpoint; name its run, {path.parent.parent} "
+                "(train.select_checkpoint=best or final says which one is evaluated and exported)"
+            )
         if is_sweep_folder(path):
             raise RunError(f"run={reference} is a sweep; name one of its runs")
         if path.is_dir() and (RunFolder(path).config_file.exists() or RunFolder(path).status_file.exists()):
             return RunFolder(path)
-    raise _unknown(reference, runs_dir, "no run folder or checkpoint is there")
+    raise _unknown(reference, runs_dir, "no run folder is there")
 
 
 def _candidates(reference: str, runs_dir: Path) -> Iterator[Path]:
     for path in (Path(reference).expanduser(), runs_dir / reference):
         absolute = path.absolute()
         yield absolute
-        if absolute.is_dir() and absolute.parent.name == "checkpoints":
-            yield absolute.parent.parent
 
 
 def _unknown(reference: str, runs_dir: Path, reason: str) -> RunError:

@@ -12,17 +12,19 @@ from transformers import PreTrainedTokenizerBase
 
 from llmtune.config.run import RunConfig
 from llmtune.data.prepared import PreparedData, prepare_data
-from llmtune.errors import RunError
+from llmtune.errors import ConfigError, RunError
 from llmtune.methods.method import Method
 from llmtune.methods.registry import make_method
 from llmtune.models.load import LoadSettings
 from llmtune.models.packing import PackingNeeds
 from llmtune.models.precision import Precision, choose_device, choose_precision
-from llmtune.models.source import ModelSource, locate_model
+from llmtune.models.prompting import pad_token_id
+from llmtune.models.source import ModelSource, locate_model, max_positions
 from llmtune.models.tokenizer import load_tokenizer, tokenizer_digest
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.manifest import Manifest
 from llmtune.tracking.tracker import Tracker
+from llmtune.training.checkpoint import find_damage
 
 RESULT_STEP = 0
 """Step at which a run's single figures are logged: MLflow draws such a metric as a bar a run, not as a curve."""
@@ -62,7 +64,7 @@ class RunContext:
             RunError: the run began with other weights.
         """
         source = locate_model(self.config.model, self.cache_dir)
-        begun = self.manifest.section("model").get("weights_digest")
+        begun = Manifest(self.trained_run.manifest_file).section("model").get("weights_digest")
         if begun not in (None, source.weights_digest):
             raise RunError(
                 f"the base model {source.location} has other weights (sha256 {source.weights_digest[:12]}…) than the "
@@ -77,8 +79,25 @@ class RunContext:
 
     @cached_property
     def data(self) -> PreparedData:
-        """The examples as tokens."""
-        return prepare_data(self.config.data, self.tokenizer, tokenizer_digest(self.tokenizer), self.cache_dir)
+        """The examples as tokens; the same as the run began with.
+
+        Raises:
+            ConfigError: the model can't take examples of that length.
+            RunError: the run began with other examples.
+        """
+        limit, longest = max_positions(self.source), self.config.data.max_seq_len
+        if limit is not None and longest > limit:
+            raise ConfigError(
+                f"data.max_seq_len={longest}: {self.source.name} takes {limit} tokens at most; set {limit} or less."
+            )
+        data = prepare_data(self.config.data, self.tokenizer, tokenizer_digest(self.tokenizer), self.cache_dir)
+        begun = self.manifest.section("data").get("digest")
+        if begun not in (None, data.digest):
+            raise RunError(
+                f"the examples are others (digest {data.digest[:12]}…) than the run began with ({begun[:12]}…); "
+                "restore the files, or start a new run"
+            )
+        return data
 
     @cached_property
     def method(self) -> Method:
@@ -99,27 +118,29 @@ class RunContext:
     @property
     def pad_token_id(self) -> int:
         """The token that fills padded rows; they are masked by position, so it may be any."""
-        pad = self.tokenizer.pad_token_id
-        return int(pad) if isinstance(pad, int) else 0
+        return pad_token_id(self.tokenizer)
 
     @property
     def trained_run(self) -> RunFolder:
         """The run whose weights are evaluated and exported: this one, or the one that it was made from."""
         return RunFolder(Path(self.config.source_run)) if self.config.source_run else self.folder
 
-    @property
+    @cached_property
     def checkpoint(self) -> Path:
-        """The checkpoint that later stages take.
+        """The checkpoint that later stages take, every file of it as it was saved.
 
         Raises:
-            RunError: the run has none.
+            RunError: the run has none, or it is damaged.
         """
         best, final = self.trained_run.best_checkpoint, self.trained_run.final_checkpoint
         wanted = best if self.config.train.select_checkpoint == "best" and best.exists() else final
+        run = self.trained_run.path
         if not wanted.exists():
-            raise RunError(
-                f"{self.trained_run.path} has no finished training; go on with: train run={self.folder.path}"
-            )
+            raise RunError(f"{run} has no finished training; go on with: train run={run}")
+        damage = find_damage(wanted)
+        if damage is not None:
+            other = "final" if wanted == best else "best"
+            raise RunError(f"{wanted} is damaged: {damage}; take train.select_checkpoint={other}, or train again")
         return wanted.resolve()
 
     def describe_model(self) -> Mapping[str, Any]:

@@ -1,5 +1,6 @@
 """Opens a run's record: status file and tracker."""
 
+import os
 from pathlib import Path
 
 from llmtune import distributed
@@ -26,12 +27,13 @@ def open_tracker(folder: RunFolder, config: RunConfig, parent_run_id: str | None
     if not distributed.is_first():
         return NullTracker()
     status = RunStatusFile(folder.status_file)
-    uri = resolve_tracking_uri(config.tracking.uri, Path.cwd()) if config.tracking.backend == "mlflow" else None
+    before = status.read()
+    chosen = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or (before.tracking_uri if before else None)
+    uri = resolve_tracking_uri(chosen, Path.cwd()) if config.tracking.backend == "mlflow" else None
     mark_dead_runs(Path(config.runs_dir), uri)
     if uri is None:
         status.start()
         return NullTracker()
-    before = status.read()
     run = TrackedRun(
         experiment=config.tracking.experiment,
         name=folder.path.name,

@@ -1,7 +1,5 @@
 """`train`: tokens to weights."""
 
-import time
-
 from llmtune import distributed
 from llmtune.data.plan import PlanSettings, StepPlan
 from llmtune.evaluation.perplexity import LossSettings, evaluate_loss
@@ -21,6 +19,7 @@ from llmtune.training.optimizer import make_optimizer
 from llmtune.training.parts import Callback, LoopSettings, TrainParts, TrainState
 from llmtune.training.scaler import make_scaler
 from llmtune.training.schedule import ScheduleSettings, count_steps, warmup_steps_or_default
+from llmtune.training.throughput import reset_peak_memory
 
 
 def run(context: RunContext) -> None:
@@ -46,11 +45,11 @@ def run(context: RunContext) -> None:
     record_choices(context, parts, attention)
     say_numbers(context, parts, attention)
     metrics = MetricsCallback(MetricsLog(context.folder.metrics_file), context.tracker, config.train.log_every_steps)
-    started = time.perf_counter()
+    reset_peak_memory(context.device)
     with progress("train", parts.settings.schedule.total_steps) as line:
         train(parts, state, [ProgressCallback(line), metrics, *_validating(context, attention), _saving(context)])
     if distributed.is_first():
-        record_training(context, parts, state, metrics.throughput, time.perf_counter() - started)
+        record_training(context, parts, state, metrics.throughput)
 
 
 def _plan(context: RunContext, *, packed: bool) -> StepPlan:

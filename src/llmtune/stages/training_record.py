@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from llmtune import distributed
+from llmtune.errors import RunError
 from llmtune.logs import print_table, say, warn
 from llmtune.methods.method import ParameterCount, trainable_parameters
 from llmtune.models.attention import underlying_model
@@ -19,12 +20,15 @@ from llmtune.training.parts import TrainParts, TrainState
 from llmtune.training.throughput import Throughput, peak_memory_gib
 
 _FROZEN_BYTES_4BIT = 0.55
+_FIXED_CHOICES = ("packed", "num_processes", "total_steps", "warmup_steps")
 
 
 def record_choices(context: RunContext, parts: TrainParts, attention: AttentionChoice) -> None:
-    """Write what was decided at run time to the manifest, before the first step."""
-    if not distributed.is_first():
-        return
+    """Write what was decided at run time to the manifest, before the first step; a run that goes on must agree.
+
+    Raises:
+        RunError: the run began with other choices that its numbers depend on.
+    """
     choices = {
         "device": str(parts.device),
         "device_name": _device_name(parts.device),
@@ -40,7 +44,13 @@ def record_choices(context: RunContext, parts: TrainParts, attention: AttentionC
         "total_steps": parts.settings.schedule.total_steps,
         "deterministic": context.config.train.deterministic,
     }
-    context.manifest.record("choices", choices)
+    begun = context.manifest.section("choices")
+    changed = [name for name in _FIXED_CHOICES if begun and begun.get(name) != choices[name]]
+    if changed:
+        found = ", ".join(f"{name} {begun.get(name)} (here {choices[name]})" for name in changed)
+        raise RunError(f"the run began with {found}; go on where it can be the same, or start a new run")
+    if distributed.is_first():
+        context.manifest.record("choices", choices)
 
 
 def say_numbers(context: RunContext, parts: TrainParts, attention: AttentionChoice) -> None:
@@ -69,6 +79,11 @@ def say_numbers(context: RunContext, parts: TrainParts, attention: AttentionChoi
         ("memory", f"about {needed:.1f} GiB of {available:.1f} GiB"),
     ]
     print_table(f"training: {context.config.method.name}", ("", "value"), rows)
+    if schedule.warmup_steps >= schedule.total_steps:
+        warn(
+            f"train.warmup_steps={schedule.warmup_steps}: the run has {schedule.total_steps} steps, so the learning "
+            "rate never reaches its peak; lower it, or raise train.num_epochs"
+        )
     if needed > available:
         warn(
             f"training may need about {needed:.1f} GiB and the device has {available:.1f} GiB; lower "
@@ -76,9 +91,7 @@ def say_numbers(context: RunContext, parts: TrainParts, attention: AttentionChoi
         )
 
 
-def record_training(
-    context: RunContext, parts: TrainParts, state: TrainState, throughput: Throughput, seconds: float
-) -> None:
+def record_training(context: RunContext, parts: TrainParts, state: TrainState, throughput: Throughput) -> None:
     """Record results, plots and the adapter, and say what the curves suggest."""
     log = MetricsLog(context.folder.metrics_file)
     losses, count = log.losses("train/loss"), trainable_parameters(parts.model)
@@ -91,7 +104,7 @@ def record_training(
         "best_step": state.best_step,
         "num_trainable": count.trainable,
         "num_parameters": count.total,
-        "seconds": seconds,
+        "seconds": state.seconds,
         "tokens_per_second_per_device": throughput.tokens_per_second_per_device,
         "peak_memory_gib": peak_memory_gib(parts.device),
         "checkpoint": context.checkpoint.name,
@@ -110,7 +123,7 @@ def record_training(
             context.tracker.log_artifact(file, "adapter")
     for sentence in results["advice"]:
         warn(sentence)
-    say(f"trained: {state.global_step} steps in {seconds:.0f} s; checkpoint: {context.checkpoint}")
+    say(f"trained: {state.global_step} steps in {state.seconds:.0f} s; checkpoint: {context.checkpoint}")
     context.manifest.finish_stage("train", results)
 
 

@@ -35,6 +35,7 @@ def train(parts: TrainParts, state: TrainState, callbacks: Callbacks) -> TrainSt
         state.global_step += 1
         state.num_tokens += result.num_tokens
         state.num_supervised_tokens += result.num_supervised_tokens
+        state.seconds += result.seconds
         for callback in callbacks:
             callback.on_step_end(parts, state, result)
     for callback in callbacks:

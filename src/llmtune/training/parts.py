@@ -62,6 +62,8 @@ class TrainState:
     """Tokens seen, over all processes."""
     num_supervised_tokens: int = 0
     """Supervised tokens seen, over all processes."""
+    seconds: float = 0.0
+    """Wall time of all steps, of every process that worked on the run; validation and saving left out."""
     num_overflows: int = 0
     """Updates that fp16 skipped."""
     overflows_in_a_row: int = 0

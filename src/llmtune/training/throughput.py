@@ -1,6 +1,8 @@
 """Speed in tokens and peak memory."""
 
+import contextlib
 import resource
+from pathlib import Path
 
 import torch
 
@@ -8,6 +10,8 @@ NUM_WARMUP_STEPS = 2
 """Steps left out of every speed: allocation, compilation and cold caches are in them."""
 
 _GIB = 2**30
+_CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+"""Linux: writing 5 to the first sets the peak in the second, VmHWM, to the memory resident now (proc(5))."""
 
 
 class Throughput:
@@ -46,8 +50,21 @@ class Throughput:
         return self._num_tokens / self._seconds / self._num_processes if self._seconds else None
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """Forget what was held before, where the system can: what loading and preparing took is not training's."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):
+        _CLEAR_REFS.write_text("5")
+
+
 def peak_memory_gib(device: torch.device) -> float:
-    """The most memory held so far: allocated by torch on a GPU, resident in this process on a CPU."""
+    """The most memory held since the last reset: allocated by torch on a GPU, resident in this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / _GIB
+    with contextlib.suppress(OSError):
+        for line in _STATUS.read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / _GIB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / _GIB

@@ -1,8 +1,8 @@
 """Each step's metrics, to the run folder and the tracker."""
 
 from llmtune.distributed import is_first, num_processes
-from llmtune.tracking.tracker import Tracker
 from llmtune.runs.metrics_log import MetricsLog
+from llmtune.tracking.tracker import Tracker
 from llmtune.training.parts import StepResult, TrainParts, TrainState
 from llmtune.training.throughput import Throughput
 

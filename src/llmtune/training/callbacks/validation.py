@@ -8,10 +8,10 @@ from torch import nn
 from llmtune.distributed import is_first
 from llmtune.errors import TrainingFault
 from llmtune.logs import say
+from llmtune.runs.metrics_log import MetricsLog
 from llmtune.tracking.tracker import Tracker
 from llmtune.training.callbacks.cadence import is_due
 from llmtune.training.collectives import value_of_first
-from llmtune.runs.metrics_log import MetricsLog
 from llmtune.training.parts import StepResult, TrainParts, TrainState
 
 Validate = Callable[[nn.Module], float]

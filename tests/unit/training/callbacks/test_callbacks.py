@@ -4,13 +4,13 @@ import pytest
 
 from llmtune.errors import TrainingFault
 from llmtune.runs.layout import RunFolder
+from llmtune.runs.metrics_log import MetricsLog
 from llmtune.training.callbacks.checkpointing import CheckpointCallback, CheckpointSettings
 from llmtune.training.callbacks.metrics import MetricsCallback
 from llmtune.training.callbacks.progress import ProgressCallback
 from llmtune.training.callbacks.validation import ValidationCallback, ValidationSettings
 from llmtune.training.checkpoint import list_checkpoints, load_checkpoint
 from llmtune.training.loop import train
-from llmtune.runs.metrics_log import MetricsLog
 from llmtune.training.parts import TrainState
 
 pytestmark = pytest.mark.fast

@@ -1,0 +1,25 @@
+"""Paths as they are recorded: absolute, so that a run can be gone on with from any folder."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from llmtune.config.run import RunConfig
+
+_PATHS = {"model": ("path",), "data": ("path", "eval_path"), "export": ("path",)}
+_TOP = ("runs_dir", "cache_dir", "source_run")
+
+
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """The config with each path of a file or folder made absolute from the working folder."""
+    sections: dict[str, Any] = {
+        name: _absolute(getattr(config, name), tuple(key for key in keys if hasattr(getattr(config, name), key)))
+        for name, keys in _PATHS.items()
+    }
+    return dataclasses.replace(_absolute(config, _TOP), **sections)
+
+
+def _absolute(section: Any, keys: tuple[str, ...]) -> Any:
+    found = {key: getattr(section, key) for key in keys}
+    changes = {key: str(Path(path).expanduser().absolute()) for key, path in found.items() if path is not None}
+    return dataclasses.replace(section, **changes)
