@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from llmtune.models.attention import VARLEN_FLASH
+from llmtune.models.attention import VARLEN_KERNEL
 from llmtune.runs.metrics_log import MetricsLog
 
 pytestmark = pytest.mark.gpu
@@ -28,7 +28,7 @@ def test_bf16_takes_torchs_kernel_for_packed_rows(workplace) -> None:
         pytest.skip("needs a GPU with native bf16")
     assert workplace.train("train", "method=lora", *QUICK) == 0
     choices = workplace.manifest.section("choices")
-    assert (choices["precision"], choices["attention"]) == ("bf16", VARLEN_FLASH)
+    assert (choices["precision"], choices["attention"]) == ("bf16", VARLEN_KERNEL)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])

@@ -1,7 +1,7 @@
 """Attention for packed rows: each example attends to itself alone, without a mask and without padding.
 
 Two implementations stand in transformers' registry beside its own: `llmtune_varlen` calls torch's causal attention once
-an example; `llmtune_varlen_flash` calls torch's variable-length kernel (GPU, bf16 or fp16, no dropout). Both take the
+an example; `llmtune_varlen_kernel` calls torch's variable-length kernel (GPU, bf16 or fp16, no dropout). Both take the
 borders from the forward argument `cu_seq_lens_q`, as transformers' flash attention does; without it (generation,
 padded rows) they are transformers' `sdpa`.
 """
@@ -9,12 +9,13 @@ padded rows) they are transformers' `sdpa`.
 import inspect
 import itertools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
@@ -25,7 +26,9 @@ except ImportError:
     varlen_attn = None
 
 VARLEN = "llmtune_varlen"
-VARLEN_FLASH = "llmtune_varlen_flash"
+VARLEN_KERNEL = "llmtune_varlen_kernel"  # transformers looks up names with "flash" in them on the Hub
+_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Not cuDNN's: it makes a plan for each new length, and a packed row brings new lengths in every step."""
 _UNKNOWN_EXTRAS = ("softcap", "s_aux", "position_bias")
 
 
@@ -61,21 +64,22 @@ def varlen_attention(
     _refuse_extras(module, kwargs, longest=max(end - start for start, end in spans))
     groups = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-    parts = [
-        F.scaled_dot_product_attention(
-            query[:, :, start:end],
-            key[:, :, start:end],
-            value[:, :, start:end],
-            dropout_p=kwargs.get("dropout") or 0.0,
-            scale=kwargs.get("scaling"),
-            is_causal=True,
-        )
-        for start, end in spans
-    ]
+    with sdpa_kernel(_KERNELS) if query.is_cuda else nullcontext():
+        parts = [
+            F.scaled_dot_product_attention(
+                query[:, :, start:end],
+                key[:, :, start:end],
+                value[:, :, start:end],
+                dropout_p=kwargs.get("dropout") or 0.0,
+                scale=kwargs.get("scaling"),
+                is_causal=True,
+            )
+            for start, end in spans
+        ]
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
 
 
-def varlen_flash_attention(
+def varlen_kernel_attention(
     module: nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -135,9 +139,9 @@ def _mask(
 
 
 AttentionInterface.register(VARLEN, varlen_attention)
-AttentionInterface.register(VARLEN_FLASH, varlen_flash_attention)
+AttentionInterface.register(VARLEN_KERNEL, varlen_kernel_attention)
 AttentionMaskInterface.register(VARLEN, _mask)
-AttentionMaskInterface.register(VARLEN_FLASH, _mask)
+AttentionMaskInterface.register(VARLEN_KERNEL, _mask)
 
 
 def underlying_model(model: nn.Module) -> PreTrainedModel:

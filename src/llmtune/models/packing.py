@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from llmtune.models.attention import VARLEN, VARLEN_FLASH, attention_of, set_attention, underlying_model, varlen_attn
+from llmtune.models.attention import VARLEN, VARLEN_KERNEL, attention_of, set_attention, underlying_model, varlen_attn
 from llmtune.models.precision import Precision
 from llmtune.models.token_loss import token_losses
 
@@ -57,13 +57,14 @@ def choose_attention(model: nn.Module, needs: PackingNeeds, precision: Precision
     if window is not None and window < needs.max_seq_len:
         why = f"the model's sliding window ({window} tokens) is shorter than data.max_seq_len={needs.max_seq_len}"
         return AttentionChoice(plain, False, f"{why}: padded rows")
-    why = ""
+    faults: list[str] = []
     for name in _candidates(next(model.parameters()).device, precision):
         fault = packing_fault(model, name, precision)
         if fault is None:
-            return AttentionChoice(name, True, "packed examples give the same numbers as each alone")
-        why = fault
-    return AttentionChoice(plain, False, f"packing isn't exact for this model ({why}): padded rows")
+            passed_over = f"; not {', '.join(faults)}" if faults else ""
+            return AttentionChoice(name, True, f"packed examples give the same numbers as each alone{passed_over}")
+        faults.append(f"{name} ({fault})")
+    return AttentionChoice(plain, False, f"padded rows, since packing isn't exact for this model: {', '.join(faults)}")
 
 
 def packing_fault(model: nn.Module, name: str, precision: Precision) -> str | None:
@@ -89,7 +90,7 @@ def packing_fault(model: nn.Module, name: str, precision: Precision) -> str | No
 
 def _candidates(device: torch.device, precision: Precision) -> list[str]:
     fast = device.type == "cuda" and precision.name != "fp32" and varlen_attn is not None
-    return [VARLEN_FLASH, VARLEN] if fast else [VARLEN]
+    return [VARLEN_KERNEL, VARLEN] if fast else [VARLEN]
 
 
 def _compare(model: nn.Module, name: str, precision: Precision) -> str | None:
