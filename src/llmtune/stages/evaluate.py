@@ -16,6 +16,10 @@ from llmtune.models.packing import choose_attention
 from llmtune.runs.manifest import write_json
 from llmtune.stages.context import RESULT_STEP, RunContext
 from llmtune.stages.training_record import log_plots
+from llmtune.tracking.plots import TestLosses
+
+_TRACKED = ("loss", "perplexity", "bits_per_byte", "tokens_per_second", "base_loss", "base_perplexity")
+"""What is a metric; the manifest has all figures."""
 
 
 def run(context: RunContext) -> None:
@@ -37,9 +41,9 @@ def run(context: RunContext) -> None:
         return
     if context.config.tracking.log_text:
         _write_samples(context, prompts, answers)
-    numbers = {f"evaluate/{name}": float(value) for name, value in results.items() if isinstance(value, int | float)}
-    context.tracker.log_metrics(numbers, RESULT_STEP)
-    log_plots(context, results.get("base_loss"))
+    figures = {f"evaluate/{name}": results[name] for name in _TRACKED if name in results}
+    context.tracker.log_metrics(figures, RESULT_STEP)
+    log_plots(context, TestLosses(results["loss"], results.get("base_loss")))
     context.tracker.log_artifact(context.folder.path / "predictions", "predictions")
     context.manifest.finish_stage("evaluate", results)
 

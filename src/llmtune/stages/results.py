@@ -52,7 +52,8 @@ def _compared(label: str, base: Any, tuned: float, digits: int) -> tuple[str, st
     shown = f"{tuned:,.{digits}f}"
     if base is None:
         return (label, "", shown, "")
-    return (label, f"{base:,.{digits}f}", shown, f"{(tuned - base) / base:+.1%}")
+    change = "" if label.startswith("evaluation") else f"{(tuned - base) / base:+.1%}"
+    return (label, f"{base:,.{digits}f}", shown, change)
 
 
 def _say_next(context: RunContext) -> None:

@@ -13,13 +13,14 @@ from llmtune.models.attention import underlying_model
 from llmtune.models.packing import AttentionChoice
 from llmtune.runs.metrics_log import MetricsLog
 from llmtune.stages.context import RESULT_STEP, RunContext
-from llmtune.tracking.plots import learning_rate_plot, loss_plot
+from llmtune.tracking.plots import TestLosses, learning_rate_plot, loss_plot
 from llmtune.training.advice import advice
 from llmtune.training.memory import OPTIMIZER_BYTES, MemoryShape, adapter_inputs, device_memory_gib, estimate_memory
 from llmtune.training.parts import TrainParts, TrainState
 from llmtune.training.throughput import Throughput, peak_memory_gib
 
 _FROZEN_BYTES_4BIT = 0.55
+_COMFORTABLE = 0.8
 _FIXED_CHOICES = ("packed", "num_processes", "total_steps", "warmup_steps")
 
 
@@ -76,7 +77,7 @@ def say_numbers(context: RunContext, parts: TrainParts, attention: AttentionChoi
         ("device", f"{_device_name(parts.device)}, {torch.get_num_threads()} threads"),
         ("precision", f"{parts.precision.name} ({parts.precision.reason})"),
         ("attention", f"{attention.name} ({attention.reason})"),
-        ("memory", f"about {needed:.1f} GiB of {available:.1f} GiB"),
+        ("memory", f"about {needed:.1f} GiB of tensors; the device has {available:.1f} GiB"),
     ]
     print_table(f"training: {context.config.method.name}", ("", "value"), rows)
     if schedule.warmup_steps >= schedule.total_steps:
@@ -84,7 +85,7 @@ def say_numbers(context: RunContext, parts: TrainParts, attention: AttentionChoi
             f"train.warmup_steps={schedule.warmup_steps}: the run has {schedule.total_steps} steps, so the learning "
             "rate never reaches its peak; lower it, or raise train.num_epochs"
         )
-    if needed > available:
+    if needed > _COMFORTABLE * available:
         warn(
             f"training may need about {needed:.1f} GiB and the device has {available:.1f} GiB; lower "
             "train.micro_batch_size or data.max_seq_len, set train.activation_checkpointing=true, or take method=qlora"
@@ -127,11 +128,11 @@ def record_training(context: RunContext, parts: TrainParts, state: TrainState, t
     context.manifest.finish_stage("train", results)
 
 
-def log_plots(context: RunContext, base_loss: float | None = None) -> None:
-    """Draw the curves of the run and log them; `base_loss` is a line beside the loss."""
+def log_plots(context: RunContext, test_losses: TestLosses | None = None) -> None:
+    """Draw the curves of the run, and the test set's losses beside them, and log them."""
     metrics, folder = context.trained_run.metrics_file, context.folder.plots
     pictures = (
-        loss_plot(metrics, folder / "loss.png", base_loss=base_loss),
+        loss_plot(metrics, folder / "loss.png", test_losses=test_losses),
         learning_rate_plot(metrics, folder / "learning_rate.png"),
     )
     for picture in pictures:

@@ -64,7 +64,8 @@ class MlflowTracker:
         uri: absolute tracking URI, from `store.resolve_tracking_uri`.
         run: the MLflow run.
         working_folder: where artifacts go if the store has no place of its own.
-        system_metrics: whether to log CPU, memory and GPU use.
+        system_metrics: whether to log CPU, memory and GPU use, from the first metric on: MLflow's compare page opens
+            with the metric that came first, which is then the loss.
 
     Raises:
         ConfigError: the experiment was deleted in that store.
@@ -80,12 +81,14 @@ class MlflowTracker:
         self._sent_params: set[str] = set()
         self._queue: MetricQueue | None = None
         self._system_metrics: SystemMetrics | None = None
+        self._start_system_metrics: Callable[[], SystemMetrics] | None = None
         try:
             store = open_store(uri, run.experiment, working_folder)
             self._client, self._experiment_id = store.client, store.experiment_id
             self._run_id = self._go_on(store, run) or _create_run(store, run)
+            resumed, run_id = run.run_id == self._run_id, self._run_id
             if system_metrics:
-                self._system_metrics = SystemMetrics(uri, self._run_id, resumed=run.run_id == self._run_id)
+                self._start_system_metrics = lambda: SystemMetrics(uri, run_id, resumed=resumed)
         except LlmtuneError:
             raise
         except Exception as error:  # whatever the store raises, training goes on
@@ -132,6 +135,8 @@ class MlflowTracker:
             return
         unsent = {_key(key): value for key, value in metrics.items() if step > self._sent_steps.get(key, -1)}
         self._queue.put(as_metrics(unsent, step))
+        if self._start_system_metrics is not None and self._system_metrics is None:
+            self._system_metrics = self._start_system_metrics()
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Upload a file, or what a folder holds, below `folder` of the run's artifacts."""
@@ -158,7 +163,7 @@ class MlflowTracker:
         """Send what is left, for at most 5 s, and end the run with `status`."""
         if self._system_metrics is not None:
             self._system_metrics.stop()
-            self._system_metrics = None
+            self._system_metrics = self._start_system_metrics = None
         if self._queue is None:
             return
         num_unsent = self._queue.close(_CLOSE_DEADLINE_SECONDS)

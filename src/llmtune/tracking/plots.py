@@ -21,15 +21,25 @@ class LossNames:
     validation: str = "evaluate/validation_loss"
 
 
+@dataclass(frozen=True)
+class TestLosses:
+    """Losses on the test set, in nats per supervised token."""
+
+    __test__ = False
+    tuned: float
+    base: float | None = None
+    """None where the base model wasn't measured."""
+
+
 def loss_plot(
-    metrics_file: Path, picture: Path, *, base_loss: float | None = None, names: LossNames | None = None
+    metrics_file: Path, picture: Path, *, test_losses: TestLosses | None = None, names: LossNames | None = None
 ) -> Path | None:
     """Draw training and validation loss over the steps.
 
     Args:
         metrics_file: the run's `metrics.jsonl`.
         picture: PNG that is written.
-        base_loss: the base model's held-out loss in nats per supervised token, drawn as a line.
+        test_losses: losses on the test set, which is another split than validation's.
         names: metrics that are drawn.
 
     Returns:
@@ -46,8 +56,20 @@ def loss_plot(
     if validation:
         style: dict[str, Any] = {"color": _VALIDATION_COLOUR, "marker": "o", "markersize": 6, "linewidth": 1.4}
         axes.plot(list(validation), list(validation.values()), label="validation", **style)
-    if base_loss is not None and math.isfinite(base_loss):
-        axes.axhline(base_loss, color=_BASE_COLOUR, linestyle="--", linewidth=1.2, label="base model, held out")
+    if test_losses is not None:
+        if test_losses.base is not None and math.isfinite(test_losses.base):
+            axes.axhline(
+                test_losses.base, color=_BASE_COLOUR, linestyle="--", linewidth=1.2, label="test set, base model"
+            )
+        axes.plot(
+            [steps[-1]],
+            [test_losses.tuned],
+            color=_BASE_COLOUR,
+            marker="*",
+            markersize=13,
+            linestyle="none",
+            label="test set, tuned model",
+        )
     axes.legend(frameon=False)
     return _save(figure, picture)
 

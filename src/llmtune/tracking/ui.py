@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from llmtune.errors import RunError
 from llmtune.logs import say
 from llmtune.runs.status import without_credentials
+from llmtune.signals import terminable
 
 _HOST = "127.0.0.1"
 _START_TIMEOUT_SECONDS = 120.0
@@ -46,10 +47,11 @@ def serve_ui(uri: str, port: int, links: Sequence[tuple[str, str]] = ()) -> int:
     _check_port(port)
     server = _start(uri, port)
     try:
-        _wait_until_it_answers(server, port)
-        _say_links(links or [("MLflow", f"http://{_HOST}:{port}")])
-        say("Ctrl-C ends it")
-        return server.wait()
+        with terminable():
+            _wait_until_it_answers(server, port)
+            _say_links(links or [("MLflow", f"http://{_HOST}:{port}")])
+            say("Ctrl-C ends it")
+            return server.wait()
     except KeyboardInterrupt:
         return 0
     finally:

@@ -129,6 +129,7 @@ def test_system_metrics_stop_at_once_and_bear_their_name(uri, tmp_path, warnings
     monkeypatch.setattr("llmtune.tracking.system_metrics._SAMPLING_SECONDS", 0.2)
     run = TrackedRun(experiment="tries", name="watched")
     tracker = MlflowTracker(uri, run, tmp_path, system_metrics=True)
+    tracker.log_metrics({"train/loss": 1.0}, 1)
     time.sleep(1.5)
     started = time.monotonic()
     tracker.close("FINISHED")

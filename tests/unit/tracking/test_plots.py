@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from llmtune.tracking.plots import _series, _smoothed, learning_rate_plot, loss_plot
+from llmtune.tracking.plots import TestLosses, _series, _smoothed, learning_rate_plot, loss_plot
 
 pytestmark = pytest.mark.fast
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -38,7 +38,7 @@ def test_values_by_step_and_a_torn_line_is_left_out(tmp_path):
 
 def test_pictures_are_drawn(metrics_file, tmp_path):
     for picture in (
-        loss_plot(metrics_file, tmp_path / "plots" / "loss.png", base_loss=2.2),
+        loss_plot(metrics_file, tmp_path / "plots" / "loss.png", test_losses=TestLosses(1.9, 2.2)),
         learning_rate_plot(metrics_file, tmp_path / "plots" / "rate.png"),
     ):
         assert picture.read_bytes().startswith(PNG)
