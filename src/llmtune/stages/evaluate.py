@@ -3,13 +3,14 @@
 from typing import Any
 
 import torch
+from rich.text import Text
 from torch import nn
 
 from llmtune import distributed
 from llmtune.evaluation.generation import GenerationSettings, generate_texts
 from llmtune.evaluation.perplexity import LossReport, LossSettings, evaluate_loss, write_predictions
 from llmtune.evaluation.samples import SamplePrompt, sample_prompts
-from llmtune.logs import say
+from llmtune.logs import say, show
 from llmtune.models.attention import attention_of
 from llmtune.models.load import frozen_dtype, load_base
 from llmtune.models.packing import choose_attention
@@ -20,6 +21,7 @@ from llmtune.tracking.plots import TestLosses
 
 _TRACKED = ("loss", "perplexity", "bits_per_byte", "tokens_per_second", "base_loss", "base_perplexity")
 """What is a metric; the manifest has all figures."""
+_SHOWN_CHARACTERS = 400
 
 
 def run(context: RunContext) -> None:
@@ -107,3 +109,17 @@ def _write_samples(context: RunContext, prompts: list[SamplePrompt], answers: di
     ]
     write_json(context.folder.samples_file, samples)
     context.tracker.log_artifact(context.folder.samples_file)
+    if samples:
+        _show(samples[0])
+        say(f"all {len(samples)} samples: {context.folder.samples_file}")
+
+
+def _show(sample: dict[str, str]) -> None:
+    """One test prompt and what follows it: as it really is, and as each model writes."""
+    text = Text(f"sample {sample['example_id']}\n")
+    text.append(sample["prompt"][-_SHOWN_CHARACTERS:], style="dim")
+    for name in ("reference", "base", "tuned"):
+        if name in sample:
+            text.append(f"\n[{name}]", style="bold")
+            text.append(sample[name][:_SHOWN_CHARACTERS].rstrip())
+    show(text)
