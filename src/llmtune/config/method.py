@@ -19,11 +19,9 @@ class FullConfig:
 
 
 @dataclass(config=STRICT, frozen=True, kw_only=True)
-class LoraConfig:
-    """Low-rank adapters train beside frozen weights (Hu et al., 2021, https://arxiv.org/abs/2106.09685)."""
+class AdapterConfig:
+    """Low-rank adapters beside frozen weights."""
 
-    name: Literal["lora"] = "lora"
-    """The method's name."""
     learning_rate: PositiveFloat = 2e-4
     """Peak learning rate that suits this method; `train.learning_rate` takes it unless set."""
     rank: PositiveInt = 16
@@ -37,26 +35,23 @@ class LoraConfig:
 
 
 @dataclass(config=STRICT, frozen=True, kw_only=True)
-class QloraConfig:
-    """LoRA on a base held in 4 bits (Dettmers et al., 2023, https://arxiv.org/abs/2305.14314)."""
+class LoraConfig(AdapterConfig):
+    """Adapters on the base as it is (Hu et al., 2021, https://arxiv.org/abs/2106.09685)."""
+
+    name: Literal["lora"] = "lora"
+    """The method's name."""
+
+
+@dataclass(config=STRICT, frozen=True, kw_only=True)
+class QloraConfig(AdapterConfig):
+    """Adapters on a base held in 4 bits (Dettmers et al., 2023, https://arxiv.org/abs/2305.14314)."""
 
     name: Literal["qlora"] = "qlora"
     """The method's name."""
-    learning_rate: PositiveFloat = 2e-4
-    """Peak learning rate that suits this method; `train.learning_rate` takes it unless set."""
-    rank: PositiveInt = 16
-    """Rank of the update, `W + (alpha / rank) B A`; higher is more expressive and slower."""
-    alpha: PositiveFloat = 32.0
-    """Scale of the update: it is multiplied by `alpha / rank`."""
-    dropout: Fraction = 0.1
-    """Share of an adapter's input that is dropped while training; 0 turns it off."""
-    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    """Which linear layers get an adapter: `all-linear` (all but the output head), or a list of module names."""
     quant_type: Literal["nf4", "fp4"] = "nf4"
     """The 4-bit data type of the base: `nf4` (normal float) or `fp4`."""
     double_quant: bool = True
     """Whether the quantisation constants are quantised too; saves about 0.4 bits a weight."""
 
 
-AdapterConfig = LoraConfig | QloraConfig
 MethodConfig = Annotated[FullConfig | LoraConfig | QloraConfig, Field(discriminator="name")]

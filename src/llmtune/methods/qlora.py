@@ -1,18 +1,15 @@
 """QLoRA: adapters train beside a base that is held in 4 bits."""
 
-from pathlib import Path
-
-from torch import nn
 from transformers import PreTrainedModel
 
 from llmtune.config.method import QloraConfig
-from llmtune.methods.adapter import add_adapter, attach_adapter, restore_adapter, save_adapter
+from llmtune.methods.adapter_method import AdapterMethod
 from llmtune.models.load import LoadSettings, frozen_dtype, load_base
 from llmtune.models.quantization import check_quantised, keep_as_quantised, nf4_config
 from llmtune.models.source import ModelSource
 
 
-class QloraMethod:
+class QloraMethod(AdapterMethod):
     """Adapters in float32 on a frozen 4-bit base (https://arxiv.org/abs/2305.14314).
 
     PEFT's `prepare_model_for_kbit_training` isn't called: it would turn every norm and the embeddings into float32
@@ -24,7 +21,8 @@ class QloraMethod:
     name = "qlora"
 
     def __init__(self, config: QloraConfig) -> None:
-        self._config = config
+        super().__init__(config)
+        self._quantisation = config
 
     def load(self, source: ModelSource, how: LoadSettings) -> PreTrainedModel:
         """The base with its linear layers (but the head) in 4 bits, the rest in the frozen type.
@@ -37,24 +35,8 @@ class QloraMethod:
             dtype=frozen_dtype(source, how),
             attention=how.attention,
             device=how.device,
-            quantization=nf4_config(self._config, how.compute_dtype),
+            quantization=nf4_config(self._quantisation, how.compute_dtype),
         )
         keep_as_quantised(base, how.compute_dtype)
         check_quantised(base, source.name)
         return base
-
-    def make_trainable(self, base: PreTrainedModel, seed: int) -> nn.Module:
-        """The base with seeded float32 adapters, which alone train."""
-        return add_adapter(base, self._config, seed)
-
-    def save(self, model: nn.Module, folder: Path) -> None:
-        """Write the adapter in PEFT's format."""
-        save_adapter(model, folder)
-
-    def restore(self, model: nn.Module, folder: Path) -> None:
-        """Put a saved adapter's weights back, bit for bit."""
-        restore_adapter(model, folder)
-
-    def load_trained(self, source: ModelSource, folder: Path, how: LoadSettings) -> nn.Module:
-        """The 4-bit base with a saved adapter, in evaluation mode."""
-        return attach_adapter(self.load(source, how), folder)

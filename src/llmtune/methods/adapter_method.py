@@ -1,0 +1,45 @@
+"""What LoRA and QLoRA share: all but how the base is held."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from llmtune.config.method import AdapterConfig
+from llmtune.methods.adapter import add_adapter, attach_adapter, restore_adapter, save_adapter
+from llmtune.models.load import LoadSettings
+from llmtune.models.source import ModelSource
+
+
+class AdapterMethod(ABC):
+    """Adapters in float32 on a frozen base.
+
+    Args:
+        config: rank, scale, dropout and targets.
+    """
+
+    name: str
+
+    def __init__(self, config: AdapterConfig) -> None:
+        self._config = config
+
+    @abstractmethod
+    def load(self, source: ModelSource, how: LoadSettings) -> PreTrainedModel:
+        """The base as the adapters train on it, in evaluation mode."""
+
+    def make_trainable(self, base: PreTrainedModel, seed: int) -> nn.Module:
+        """The base with seeded float32 adapters, which alone train."""
+        return add_adapter(base, self._config, seed)
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write the adapter in PEFT's format."""
+        save_adapter(model, folder)
+
+    def restore(self, model: nn.Module, folder: Path) -> None:
+        """Put a saved adapter's weights back, bit for bit."""
+        restore_adapter(model, folder)
+
+    def load_trained(self, source: ModelSource, folder: Path, how: LoadSettings) -> nn.Module:
+        """The base with a saved adapter, in evaluation mode."""
+        return attach_adapter(self.load(source, how), folder)
