@@ -1,12 +1,16 @@
 """Fixtures that every test may use: tiny models, small files of examples; no network, one CPU thread."""
 
 import os
+import signal
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 import pytest
+
+# A shell starts background commands with Ctrl-C ignored, and what they start inherits it; the tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ASSETS = Path(__file__).parent / "assets"
 
