@@ -115,7 +115,12 @@ def _take_override(argument: str, multirun: bool, found: Arguments, problems: li
     found.typed[key] = value
     if key == "run":
         return
-    if key in groups():
+    if key == "model" and multirun and "," in value and "/" in value:
+        problems.append(
+            f"model={value}: a sweep takes named models; give each Hub id or folder a file conf/model/NAME.yaml here "
+            "(name, source, id or path) and sweep the names."
+        )
+    elif key in groups():
         found.overrides += _model(value, multirun) if key == "model" else [f"{key}={value}"]
     elif key in verbatim_keys():
         if value == "???":

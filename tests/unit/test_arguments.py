@@ -107,6 +107,7 @@ def test_a_run_reference_is_taken_as_typed() -> None:
         (["trian"], "trian: no stage or command. Did you mean train?"),
         (["--multrun"], "--multrun: there is no such option. Did you mean --multirun?"),
         (["generate", "ui"], "ui: one command at a time, generate was named too."),
+        (["-m", "model=a/b,gpt2"], "model=a/b,gpt2: a sweep takes named models"),
         (["generate", "train"], "generate: can't stand beside the stage train."),
     ],
 )
