@@ -84,11 +84,13 @@ def _execute(arguments: Arguments) -> int:
         from llmtune.commands import run_command
 
         return run_command(arguments.command, composed, earlier.folder if earlier else None)
-    from llmtune.continuation import folder_to_go_on_in, new_folder
+    from llmtune.continuation import folder_to_go_on_in
     from llmtune.launch import launch, shared_folder
+    from llmtune.runs.lookup import start_run_folder
 
     folder = shared_folder(
-        lambda: folder_to_go_on_in(composed, earlier, stages) if earlier else new_folder(composed), composed.hardware
+        lambda: folder_to_go_on_in(composed, earlier, stages) if earlier else start_run_folder(composed),
+        composed.hardware,
     )
     return launch(folder, load_config(folder.config_file), stages)
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from llmtune.config.saved import load_plain, save_config
 from llmtune.config.validate import flatten, to_plain
 from llmtune.errors import ConfigError, RunError
 from llmtune.runs.layout import RunFolder
-from llmtune.runs.lookup import find_run, new_run_folder
+from llmtune.runs.lookup import find_run, start_run_folder
 from llmtune.runs.status import check_not_running
 
 _HARMLESS = (
@@ -48,13 +47,6 @@ def earlier_run(reference: str, runs_dir: Path) -> EarlierRun:
     return EarlierRun(folder, load_plain(folder.config_file))
 
 
-def new_folder(config: RunConfig) -> RunFolder:
-    """Make a run's folder with its config in it, every path absolute."""
-    folder = new_run_folder(Path(config.runs_dir), config.method.name, config.model.name, datetime.now())
-    save_config(with_absolute_paths(config), folder.config_file)
-    return folder
-
-
 def folder_to_go_on_in(config: RunConfig, earlier: EarlierRun, stages: Sequence[str]) -> RunFolder:
     """The earlier run's folder; a new one where it is trained and later stages run on changed inputs.
 
@@ -78,7 +70,7 @@ def folder_to_go_on_in(config: RunConfig, earlier: EarlierRun, stages: Sequence[
         return earlier.folder
     source = RunFolder(Path(earlier.config.get("source_run") or earlier.folder.path))
     if source.final_checkpoint.exists():
-        return new_folder(dataclasses.replace(config, source_run=str(source.path)))
+        return start_run_folder(dataclasses.replace(config, source_run=str(source.path)))
     if refused:
         raise RunError(f"{source.path} has no finished training; go on with: train run={source.path}")
     save_config(config, earlier.folder.config_file)

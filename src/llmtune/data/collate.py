@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,12 @@ class MicroBatch:
     """Tokens of each example: end to end when packed, one a row and padded on the right otherwise."""
     indices: tuple[int, ...]
     """Rows of the table, in the same order."""
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What `token_losses` takes beside the model."""
+        names = ("input_ids", "labels", "position_ids", "attention_mask", "lengths")
+        return {name: getattr(self, name) for name in names}
 
     def to(self, device: torch.device | str) -> "MicroBatch":
         """The same micro-batch on another device; the copy isn't waited for."""

@@ -159,14 +159,7 @@ def _sum_losses(model: nn.Module, table: TokenTable, settings: LossSettings) -> 
 
 def _add_losses(model: nn.Module, batch: MicroBatch, sums: Tensor) -> None:
     """Add each example's loss to its entry of `sums`, float64 [N]; nothing waits for the device."""
-    found = token_losses(
-        model,
-        input_ids=batch.input_ids,
-        labels=batch.labels,
-        position_ids=batch.position_ids,
-        attention_mask=batch.attention_mask,
-        lengths=batch.lengths,
-    )
+    found = token_losses(model, **batch.inputs)
     rows = torch.tensor(batch.indices, device=sums.device)
     sums.index_add_(0, rows[_owners(found, batch)], found.losses.to(torch.float64))
 

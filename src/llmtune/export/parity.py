@@ -143,14 +143,7 @@ def examples_loss(model: nn.Module, context: ExportContext, precision: Precision
         indices = chosen[start : start + _LOSS_BATCH]
         batch = collate(table, indices, packed=False, pad_token_id=pad).to(device)
         with precision.autocast():
-            losses = token_losses(
-                model,
-                input_ids=batch.input_ids,
-                labels=batch.labels,
-                position_ids=batch.position_ids,
-                attention_mask=batch.attention_mask,
-                lengths=batch.lengths,
-            ).losses
+            losses = token_losses(model, **batch.inputs).losses
         total += float(losses.double().sum())
         count += losses.numel()
     return total / max(1, count)

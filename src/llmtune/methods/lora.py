@@ -3,7 +3,7 @@
 from transformers import PreTrainedModel
 
 from llmtune.methods.adapter_method import AdapterMethod
-from llmtune.models.load import LoadSettings, frozen_dtype, load_base
+from llmtune.models.load import LoadSettings, load_frozen
 from llmtune.models.source import ModelSource
 
 
@@ -14,5 +14,4 @@ class LoraMethod(AdapterMethod):
 
     def load(self, source: ModelSource, how: LoadSettings) -> PreTrainedModel:
         """The base, frozen later by PEFT; on a CPU in the checkpoint's type, on a GPU in that of the products."""
-        dtype = frozen_dtype(source, how)
-        return load_base(source, dtype=dtype, attention=how.attention, device=how.device)
+        return load_frozen(source, how)

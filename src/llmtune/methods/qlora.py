@@ -4,7 +4,7 @@ from transformers import PreTrainedModel
 
 from llmtune.config.method import QloraConfig
 from llmtune.methods.adapter_method import AdapterMethod
-from llmtune.models.load import LoadSettings, frozen_dtype, load_base
+from llmtune.models.load import LoadSettings, load_frozen
 from llmtune.models.quantization import check_quantised, keep_as_quantised, nf4_config
 from llmtune.models.source import ModelSource
 
@@ -30,13 +30,7 @@ class QloraMethod(AdapterMethod):
         Raises:
             ConfigError: less than half of the weights outside embeddings and head can be held in 4 bits.
         """
-        base = load_base(
-            source,
-            dtype=frozen_dtype(source, how),
-            attention=how.attention,
-            device=how.device,
-            quantization=nf4_config(self._quantisation, how.compute_dtype),
-        )
+        base = load_frozen(source, how, nf4_config(self._quantisation, how.compute_dtype))
         keep_as_quantised(base, how.compute_dtype)
         check_quantised(base, source.name)
         return base

@@ -120,6 +120,12 @@ def frozen_dtype(source: ModelSource, how: LoadSettings) -> torch.dtype:
     return stored if stored in (torch.float32, torch.bfloat16) else torch.float32
 
 
+def load_frozen(source: ModelSource, how: LoadSettings, quantization: Any | None = None) -> PreTrainedModel:
+    """The base model as it stands where its weights don't train; see `load_base`."""
+    dtype = frozen_dtype(source, how)
+    return load_base(source, dtype=dtype, attention=how.attention, device=how.device, quantization=quantization)
+
+
 def safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
     """A safetensors file's tensors: name to dtype, shape and data offsets; no tensor is read."""
     with path.open("rb") as file:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from llmtune.config.paths import with_absolute_paths
+from llmtune.config.run import RunConfig
+from llmtune.config.saved import save_config
 from llmtune.errors import RunError
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.status import RunRecord, RunStatusFile, status_files
@@ -34,6 +37,13 @@ def new_run_folder(runs_dir: Path, method: str, model: str, now: datetime) -> Ru
         now: start of the run.
     """
     return RunFolder(_make_folder(runs_dir, f"{_plain(method)}-{_plain(model.rstrip('/').rsplit('/', 1)[-1])}", now))
+
+
+def start_run_folder(config: RunConfig) -> RunFolder:
+    """Make the folder of a run that begins now, with its config in it, every path absolute."""
+    folder = new_run_folder(Path(config.runs_dir), config.method.name, config.model.name, datetime.now())
+    save_config(with_absolute_paths(config), folder.config_file)
+    return folder
 
 
 def new_sweep_folder(runs_dir: Path, now: datetime) -> RunFolder:

@@ -12,7 +12,7 @@ from llmtune.evaluation.perplexity import LossReport, LossSettings, evaluate_los
 from llmtune.evaluation.samples import SamplePrompt, sample_prompts
 from llmtune.logs import say, show
 from llmtune.models.attention import attention_of
-from llmtune.models.load import frozen_dtype, load_base
+from llmtune.models.load import load_frozen
 from llmtune.models.packing import choose_attention
 from llmtune.runs.manifest import write_json
 from llmtune.stages.context import RESULT_STEP, RunContext
@@ -30,9 +30,7 @@ def run(context: RunContext) -> None:
     results: dict[str, Any] = {"checkpoint": context.checkpoint.name, "data_digest": context.data.digest}
     answers: dict[str, list[str]] = {}
     if context.config.evaluate.base:
-        base = load_base(
-            context.source, dtype=frozen_dtype(context.source, context.how), attention="sdpa", device=context.device
-        )
+        base = load_frozen(context.source, context.how)
         report, answers["base"] = _measure(context, base, "base", prompts)
         results |= {f"base_{name}": value for name, value in _figures(report).items()}
         del base

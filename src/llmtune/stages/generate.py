@@ -7,7 +7,7 @@ from llmtune.config.run import RunConfig
 from llmtune.errors import ConfigError
 from llmtune.evaluation.generation import GenerationSettings, generate_texts
 from llmtune.logs import say
-from llmtune.models.load import frozen_dtype, load_base
+from llmtune.models.load import load_frozen
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.manifest import Manifest
 from llmtune.stages.context import RunContext
@@ -33,9 +33,7 @@ def run(config: RunConfig, folder: RunFolder | None) -> int:
     context = _context(config, folder)
     if folder is None:
         say(f"no trained run found: {context.source.name} as it is")
-        model = load_base(
-            context.source, dtype=frozen_dtype(context.source, context.how), attention="sdpa", device=context.device
-        )
+        model = load_frozen(context.source, context.how)
     else:
         say(f"model: {folder.path.name}, {context.checkpoint.name}")
         model = context.method.load_trained(context.source, context.checkpoint, context.how)

@@ -1,7 +1,6 @@
 """The end of a run: its results, where everything is, and what to type next."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from llmtune.evaluation.reading import CAVEAT, read_perplexity
 from llmtune.logs import print_table, say
@@ -35,10 +34,14 @@ def _rows(context: RunContext) -> Iterator[tuple[str, str, str, str]]:
         ("loss", "test loss (nats per token)", 4),
         ("perplexity", "test perplexity", 2),
         ("bits_per_byte", "bits per byte", 4),
-        ("tokens_per_second", "evaluation, tokens per second", 0),
     ):
         if name in evaluated:
-            yield _compared(label, evaluated.get(f"base_{name}"), evaluated[name], digits)
+            base, tuned = evaluated.get(f"base_{name}"), evaluated[name]
+            change = "" if base is None else f"{(tuned - base) / base:+.1%}"
+            yield (label, _number(base, digits), _number(tuned, digits), change)
+    if evaluated:
+        base, tuned = evaluated.get("base_tokens_per_second"), evaluated["tokens_per_second"]
+        yield ("evaluation, tokens per second", _number(base, 0), _number(tuned, 0), "")
     if trained:
         share = trained["num_trainable"] / trained["num_parameters"]
         yield ("trainable parameters", "", f"{trained['num_trainable']:,}", f"{share:.2%} of all")
@@ -48,12 +51,8 @@ def _rows(context: RunContext) -> Iterator[tuple[str, str, str, str]]:
         yield ("peak memory (GiB)", "", f"{trained['peak_memory_gib']:.2f}", "")
 
 
-def _compared(label: str, base: Any, tuned: float, digits: int) -> tuple[str, str, str, str]:
-    shown = f"{tuned:,.{digits}f}"
-    if base is None:
-        return (label, "", shown, "")
-    change = "" if label.startswith("evaluation") else f"{(tuned - base) / base:+.1%}"
-    return (label, f"{base:,.{digits}f}", shown, change)
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:,.{digits}f}"
 
 
 def _say_next(context: RunContext) -> None:

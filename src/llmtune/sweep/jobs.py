@@ -5,11 +5,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from llmtune.config.paths import with_absolute_paths
 from llmtune.config.run import RunConfig
-from llmtune.config.saved import save_config
 from llmtune.logs import silence_libraries, start_logging
-from llmtune.runs.lookup import new_run_folder, new_sweep_folder
+from llmtune.runs.lookup import new_sweep_folder, start_run_folder
 from llmtune.sweep.job import SweepJob, SweepSettings
 from llmtune.sweep.run import run_sweep
 from llmtune.tracking.store import resolve_tracking_uri
@@ -57,8 +55,7 @@ def _parts(override: str) -> tuple[str, str]:
 
 
 def _job(config: RunConfig, differences: dict[str, str], stages: Sequence[str]) -> SweepJob:
-    folder = new_run_folder(Path(config.runs_dir), config.method.name, config.model.name, datetime.now())
-    save_config(with_absolute_paths(config), folder.config_file)
+    folder = start_run_folder(config)
     return SweepJob(
         name=" ".join(f"{key}={value}" for key, value in differences.items()) or folder.path.name,
         folder=folder,

@@ -24,14 +24,7 @@ def micro_batch_loss(model: nn.Module, batch: MicroBatch, divisor: int) -> torch
         batch: on the model's device.
         divisor: supervised tokens of the whole step.
     """
-    losses = token_losses(
-        model,
-        input_ids=batch.input_ids,
-        labels=batch.labels,
-        position_ids=batch.position_ids,
-        attention_mask=batch.attention_mask,
-        lengths=batch.lengths,
-    ).losses
+    losses = token_losses(model, **batch.inputs).losses
     return losses.sum(dtype=torch.float64) / divisor if losses.numel() else None
 
 
