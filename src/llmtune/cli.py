@@ -11,6 +11,7 @@ from llmtune.config.run import RunConfig
 from llmtune.config.saved import config_text, load_config
 from llmtune.distributed import is_first
 from llmtune.errors import ConfigError, Interrupted, LlmtuneError, explained, report
+from llmtune.runs.layout import RunFolder
 
 _NAMES_DATA = ("data", "data.path", "data.id", "run", "experiment")
 
@@ -81,9 +82,7 @@ def _execute(arguments: Arguments) -> int:
         print(config_text(composed), end="")
         return 0
     if arguments.command is not None:
-        from llmtune.commands import run_command
-
-        return run_command(arguments.command, composed, earlier.folder if earlier else None)
+        return _run_command(arguments.command, composed, earlier.folder if earlier else None)
     from llmtune.continuation import folder_to_go_on_in
     from llmtune.launch import launch, shared_folder
     from llmtune.runs.lookup import start_run_folder
@@ -93,6 +92,15 @@ def _execute(arguments: Arguments) -> int:
         composed.hardware,
     )
     return launch(folder, load_config(folder.config_file), stages)
+
+
+def _run_command(command: str, config: RunConfig, folder: RunFolder | None) -> int:
+    from llmtune.commands import generate, ui
+    from llmtune.logs import silence_libraries, start_logging
+
+    silence_libraries()
+    start_logging(None)
+    return ui.run(config) if command == "ui" else generate.run(config, folder)
 
 
 def _overrides(arguments: Arguments) -> list[str]:

@@ -1,32 +1,13 @@
-"""The commands that aren't stages."""
+"""`ui`: MLflow's pages on the recorded runs."""
 
 import json
 from pathlib import Path
 
 from llmtune.config.run import RunConfig
-from llmtune.logs import silence_libraries, start_logging
-from llmtune.runs.layout import RunFolder
-from llmtune.runs.lookup import list_runs
 
 
-def run_command(command: str, config: RunConfig, run: RunFolder | None) -> int:
-    """Do what the command says and return the exit status.
-
-    Args:
-        command: `generate` or `ui`.
-        config: the composed config; that of the run where `run=` named one.
-        run: the run that `run=` named.
-    """
-    silence_libraries()
-    start_logging(None)
-    if command == "ui":
-        return _ui(config)
-    from llmtune.stages import generate
-
-    return generate.run(config, run or _newest_trained(Path(config.runs_dir)))
-
-
-def _ui(config: RunConfig) -> int:
+def run(config: RunConfig) -> int:
+    """Serve the pages until they are stopped, and return the exit status."""
     from llmtune.tracking.store import resolve_tracking_uri
     from llmtune.tracking.ui import serve_ui
 
@@ -51,8 +32,3 @@ def _links(config: RunConfig, uri: str) -> list[tuple[str, str]]:
         links.append((f"side by side: {sweeps[-1].parent.name}", compare_link(base, experiment.experiment_id, ids)))
     return links
 
-
-def _newest_trained(runs_dir: Path) -> RunFolder | None:
-    """The newest run that finished training; None where there is none."""
-    trained = (listed.folder for listed in list_runs(runs_dir) if listed.folder.final_checkpoint.exists())
-    return next(trained, None)
