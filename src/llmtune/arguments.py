@@ -1,22 +1,30 @@
 """What a person typed, taken apart: stages or a command, Hydra's options, and overrides in Hydra's grammar."""
 
 import re
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmtune.config.resources import group_options
-from llmtune.config.schema import groups, verbatim_keys
+from llmtune.config.schema import groups, keys, verbatim_keys
 from llmtune.config.validate import nearest
 from llmtune.errors import ConfigError
+from llmtune.flags import FLAGS, as_override
 
 STAGES = ("prepare", "train", "evaluate", "export")
 COMMANDS = ("generate", "ui")
+"""Commands that compose a run's config."""
+PLAIN_COMMANDS = ("runs", "env")
+"""Commands that read the record or the machine, and take arguments of their own."""
+_WORDS = (*STAGES, *COMMANDS, *PLAIN_COMMANDS)
 
-_FLAGS = {"-m": "--multirun", "-h": "--help", "-r": "--run"}
-_FLAGS |= {flag: flag for flag in ("--multirun", "--help", "--hydra-help", "--run", "--version", "--resolve")}
+_SWITCHES = {"-m": "--multirun", "-h": "--help", "-r": "--run"}
+_SWITCHES |= {flag: flag for flag in ("--multirun", "--help", "--hydra-help", "--run", "--version", "--resolve")}
 _WITH_VALUE = {"-c": "--cfg", "-cd": "--config-dir", "-i": "--info", "-sc": "--shell-completion", "-p": "--package"}
-_WITH_VALUE |= {flag: flag for flag in ("--cfg", "--config-dir", "--info", "--package")}
+_WITH_VALUE |= {"-cn": "--config-name"}
+_WITH_VALUE |= {flag: flag for flag in ("--cfg", "--config-dir", "--config-name", "--info", "--package")}
+_WITH_VALUE |= {"--shell-completion": "--shell-completion"}
 _PASSED_ON = ("--hydra-help", "--info", "--shell-completion", "-sc")
 _OVERRIDE = re.compile(r"(?P<prefix>\+{0,2})(?P<key>[A-Za-z_][\w./@-]*)=(?P<value>.*)", re.DOTALL)
 
@@ -29,6 +37,7 @@ class Arguments:
         stages: stages asked for; empty where none or a command was named.
         command: `generate` or `ui`, else None.
         options: Hydra's options in their long form, those with a value as two entries.
+        words: stages, commands and overrides as typed, flags turned into overrides.
         overrides: overrides in Hydra's grammar.
         typed: the groups and keys that were typed, each with its value as typed.
     """
@@ -36,6 +45,7 @@ class Arguments:
     stages: list[str] = field(default_factory=list)
     command: str | None = None
     options: list[str] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)
     overrides: list[str] = field(default_factory=list)
     typed: dict[str, str] = field(default_factory=dict)
 
@@ -63,24 +73,25 @@ def parse(arguments: Sequence[str]) -> Arguments:
     """
     found, problems = Arguments(), list[str]()
     multirun = any(argument in ("-m", "--multirun") for argument in arguments)
-    waiting = iter(arguments)
-    for argument in waiting:
-        option, equals, value = argument.partition("=")
-        if argument.startswith("-"):
-            if option in _FLAGS and not equals:
-                found.options.append(_FLAGS[option])
-            elif option in _WITH_VALUE:
-                found.options += [_WITH_VALUE[option], value if equals else next(waiting, "")]
-            else:
-                problems.append(f"{option}: there is no such option.{nearest(option, [*_FLAGS, *_WITH_VALUE])}")
-        elif "=" in argument or argument.startswith("~"):
-            _take_override(argument, multirun, found, problems)
+    waiting = deque(arguments)
+    while waiting:
+        argument = waiting.popleft()
+        if argument.partition("=")[0] in FLAGS:
+            _take_flag(argument, waiting, found, problems)
+        elif argument.startswith("-"):
+            _take_option(argument, waiting, found, problems)
         else:
-            _take_word(argument, found, problems)
-    if found.command and (found.stages or len(problems) > 0):
+            found.words.append(argument)
+    for word in found.words:
+        if "=" in word or word.startswith("~"):
+            _take_override(word, multirun, found, problems)
+        else:
+            _take_word(word, found, problems)
+    if found.command:
         problems += [f"{found.command}: can't stand beside the stage {stage}." for stage in found.stages]
     if problems:
         raise ConfigError(problems)
+    found.overrides = [*_source_of_data(found.typed), *found.overrides]
     found.stages.sort(key=STAGES.index)
     return found
 
@@ -93,6 +104,44 @@ def quoted(value: str) -> str:
     return f"'{escaped}'"
 
 
+def _take_flag(argument: str, waiting: deque[str], found: Arguments, problems: list[str]) -> None:
+    """Put the override that a flag stands for among the words."""
+    flag, equals, value = argument.partition("=")
+    if not equals and (not waiting or waiting[0] in {*FLAGS, *_SWITCHES, *_WITH_VALUE}):
+        problems.append(f"{flag}: needs a value, {flag} VALUE (it stands for {FLAGS[flag]}=VALUE).")
+        return
+    found.words.append(as_override(flag, value if equals else waiting.popleft()))
+
+
+def _take_option(argument: str, waiting: deque[str], found: Arguments, problems: list[str]) -> None:
+    option, equals, value = argument.partition("=")
+    if option in _SWITCHES and not equals:
+        found.options.append(_SWITCHES[option])
+    elif option in _WITH_VALUE:
+        value = value if equals or not waiting else waiting.popleft()
+        if not value:
+            problems.append(f"{option}: needs a value.")
+        found.options += [_WITH_VALUE[option], value]
+    else:
+        problems.append(f"{option}: there is no such option.{_nearest_option(option)}")
+        if not equals and waiting and not (waiting[0].startswith("-") or "=" in waiting[0] or waiting[0] in _WORDS):
+            waiting.popleft()  # what was meant as its value
+
+
+def _nearest_option(option: str) -> str:
+    """The key of that name, where an option is written like one; else the nearest option or flag."""
+    name = option.lstrip("-").replace("-", "_")
+    key = next((key.name for key in keys() if name in (key.name, key.name.rpartition(".")[2])), None)
+    return f" Type {key}=VALUE." if key else nearest(option, [name for name in (*_SWITCHES, *_WITH_VALUE, *FLAGS) if name.startswith("--")])
+
+
+def _source_of_data(typed: Mapping[str, str]) -> list[str]:
+    """A file or a Hub id of examples brings the group's option with it."""
+    if "data" in typed or "run" in typed:
+        return []
+    return ["data=files"] if "data.path" in typed else ["data=hub"] if "data.id" in typed else []
+
+
 def _take_word(word: str, found: Arguments, problems: list[str]) -> None:
     if word in STAGES:
         if word not in found.stages:
@@ -102,8 +151,7 @@ def _take_word(word: str, found: Arguments, problems: list[str]) -> None:
             problems.append(f"{word}: one command at a time, {found.command} was named too.")
         found.command = word
     else:
-        hint = nearest(word, [*STAGES, *COMMANDS])
-        problems.append(f"{word}: no stage or command.{hint} Known: {', '.join((*STAGES, *COMMANDS))}.")
+        problems.append(f"{word}: no stage or command.{nearest(word, list(_WORDS))} Known: {', '.join(_WORDS)}.")
 
 
 def _take_override(argument: str, multirun: bool, found: Arguments, problems: list[str]) -> None:
