@@ -132,7 +132,8 @@ def _nearest_option(option: str) -> str:
     """The key of that name, where an option is written like one; else the nearest option or flag."""
     name = option.lstrip("-").replace("-", "_")
     key = next((key.name for key in keys() if name in (key.name, key.name.rpartition(".")[2])), None)
-    return f" Type {key}=VALUE." if key else nearest(option, [name for name in (*_SWITCHES, *_WITH_VALUE, *FLAGS) if name.startswith("--")])
+    known = [name for name in (*_SWITCHES, *_WITH_VALUE, *FLAGS) if name.startswith("--")]
+    return f" Type {key}=VALUE." if key else nearest(option, known)
 
 
 def _source_of_data(typed: Mapping[str, str]) -> list[str]:
