@@ -36,7 +36,7 @@ def main() -> int:
         end = worker_end(first_failure(error.failures))
         if end.message:
             print(f"llmtune: {end.message}", file=sys.stderr)
-        _record(folder, "FAILED", end.message or f"a process of the run ended with exit status {end.exit_status}")
+        _record(folder, "FAILED", end.message or _without_a_word(end.exit_status))
         return end.exit_status
     return 0
 
@@ -57,6 +57,12 @@ def worker_end(failure: ProcessFailure) -> WorkerEnd:
     if isinstance(left, dict) and "exit_status" in left:
         return WorkerEnd(left["exit_status"], left["message"])
     return WorkerEnd(failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode, None)
+
+
+def _without_a_word(exit_status: int) -> str:
+    if exit_status == 128 + signal.SIGKILL:
+        return "a process of the run was killed, as where memory runs out: lower train.micro_batch_size"
+    return f"a process of the run ended with exit status {exit_status}"
 
 
 def first_failure(failures: Mapping[int, ProcessFailure]) -> ProcessFailure:

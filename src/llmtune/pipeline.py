@@ -1,6 +1,5 @@
 """The stages of a run in their order, those that are finished left out; and a truthful end of the record."""
 
-import gc
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,15 +20,6 @@ if TYPE_CHECKING:
     from llmtune.tracking.tracker import RunStatus
 
 _NEEDS = {"prepare": (), "train": ("prepare",), "evaluate": ("train",), "export": ("train",)}
-_LESS_MEMORY = {
-    "prepare": "set hardware=cpu for this stage",
-    "train": (
-        "set train.micro_batch_size=1 with a larger train.gradient_accumulation_steps (the same step), "
-        "train.activation_checkpointing=true, a smaller data.max_seq_len, or method=qlora"
-    ),
-    "evaluate": "lower evaluate.batch_tokens, or set evaluate.base=false",
-    "export": "set hardware=cpu for this stage",
-}
 _ALONE = ("export",)
 """Stages that are the first process's alone; the others are done before them."""
 
@@ -53,16 +43,17 @@ def run_stages(folder: RunFolder, config: RunConfig, stages: Sequence[str]) -> i
     if distributed.is_first():
         check_not_running(folder)
     start_logging(folder.log_file if distributed.is_first() else None, quiet=not distributed.is_first())
+    from llmtune.stages.memory_advice import memory_explained
     from llmtune.stages.recipes import RECIPES
     from llmtune.stages.results import show_results
 
     manifest = Manifest(folder.manifest_file)
     with _recorded(folder, config, manifest) as context:
         _set_up_torch(config)
-        for stage in stages_to_run(stages, manifest, trained_elsewhere=config.source_run is not None):
+        for stage in stages_to_run(stages, manifest, trained_elsewhere=config.is_trained_elsewhere):
             if stage in _ALONE:
                 process_group.leave()
-            with _memory_explained(stage):
+            with memory_explained(stage, context):
                 RECIPES[stage](context)
         process_group.leave()
         show_results(context)
@@ -101,21 +92,6 @@ def _set_up_torch(config: RunConfig) -> None:
     process_group.join(on_cpu=config.hardware.kind == "cpu" or not torch.cuda.is_available())
     torch.set_num_threads(config.hardware.num_threads or max(1, usable_cores() // distributed.num_processes()))
     torch.use_deterministic_algorithms(config.train.deterministic)
-
-
-@contextmanager
-def _memory_explained(stage: str) -> Iterator[None]:
-    """Name the keys to try where a GPU runs out of memory; free what the stage held after it."""
-    import torch
-
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise LlmtuneError(f"{stage}: the GPU is out of memory; {_LESS_MEMORY[stage]}") from error
-    finally:
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
 
 @contextmanager

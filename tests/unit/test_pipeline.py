@@ -2,8 +2,16 @@
 
 import pytest
 
+from llmtune import pipeline
+from llmtune.config.model import ModelConfig
+from llmtune.config.run import RunConfig
+from llmtune.config.tracking import TrackingConfig
+from llmtune.errors import LlmtuneError
 from llmtune.pipeline import stages_to_run
+from llmtune.runs.layout import RunFolder
 from llmtune.runs.manifest import Manifest
+from llmtune.runs.status import RunStatusFile
+from llmtune.stages.recipes import RECIPES
 
 pytestmark = pytest.mark.fast
 
@@ -33,3 +41,23 @@ def test_a_run_on_anothers_weights_trains_nothing(tmp_path) -> None:
         "evaluate",
         "export",
     ]
+
+
+def test_a_stage_that_runs_out_of_memory_is_recorded_with_a_line_that_stands_alone(tmp_path, monkeypatch) -> None:
+    def prepare(context: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setitem(RECIPES, "prepare", prepare)
+    for name in ("_set_up_torch", "start_logging"):
+        monkeypatch.setattr(pipeline, name, lambda *given, **named: None)
+    config = RunConfig(
+        model=ModelConfig(name="tiny", source="folder", path="tiny"),
+        tracking=TrackingConfig(backend="none"),
+        runs_dir=str(tmp_path / "runs"),
+    )
+    folder = RunFolder(tmp_path / "runs" / "mine")
+    with pytest.raises(LlmtuneError, match="with fewer rows"):
+        pipeline.run_stages(folder, config, ["prepare"])
+    record = RunStatusFile(folder.status_file).read()
+    assert record is not None
+    assert (record.status, record.error) == ("FAILED", "prepare: the machine is out of memory")

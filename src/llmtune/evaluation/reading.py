@@ -15,15 +15,15 @@ class Reading:
 
 
 _READINGS = (
-    (20.0, Reading("Excellent", "the model is at home in this domain")),
-    (50.0, Reading("Good", "the model does solid work in this domain")),
-    (math.nextafter(100.0, math.inf), Reading("Fair", "the model is partly a stranger to this domain")),
-    (math.inf, Reading("Poor", "the model needs more training, or another approach")),
+    (20.0, Reading("Excellent", "well adapted to this domain")),
+    (50.0, Reading("Good", "solid in this domain")),
+    (math.nextafter(100.0, math.inf), Reading("Fair", "some mismatch with this domain")),
+    (math.inf, Reading("Poor", "more training or another approach is needed")),
 )
 
 CAVEAT = (
-    "Perplexities compare only under one tokenizer and one mask of supervised tokens, and easy text has a low one "
-    "whatever the model learnt: read the fall from the base model's, not the number alone."
+    "A guide only: it compares under one tokenizer and one mask alone, and easy text has a low one untrained; the fall "
+    "from the base model's says what was learnt."
 )
 
 

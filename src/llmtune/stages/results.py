@@ -1,4 +1,4 @@
-"""The end of a run: its results, where everything is, and what to type next."""
+"""The end of a run: its results, what they say, where everything is, and what to type next."""
 
 from collections.abc import Iterator
 
@@ -7,17 +7,22 @@ from llmtune.logs import print_table, say
 from llmtune.stages.context import RunContext
 from llmtune.tracking.links import run_link, ui_base
 from llmtune.tracking.mlflow import MlflowTracker
+from llmtune.training.advice import compared_with_base
 
 
 def show_results(context: RunContext) -> None:
-    """Show what the finished stages found, where it is and the commands that go on from it."""
+    """Show what the finished stages found and suggest, where it is and the commands that go on from it."""
     rows = list(_rows(context))
     if rows:
-        print_table(f"results: {context.folder.path.name}", ("", "base model", "tuned", "change"), rows)
+        untrained = context.config.method.name == "none"
+        columns = ("", "", "model", "") if untrained else ("", "base model", "tuned", "change")
+        print_table(f"results: {context.folder.path.name}", columns, rows)
     perplexity = context.manifest.stage("evaluate").get("perplexity")
     if perplexity is not None:
         reading = read_perplexity(perplexity)
         say(f"perplexity {perplexity:.2f}: {reading.grade}, {reading.meaning}. {CAVEAT}")
+    for sentence in _advice(context):
+        say(f"advice: {sentence}")
     say(f"run folder: {context.folder.path}")
     for name, result in context.manifest.stage("export").items():
         say(f"export {name}: {result['folder']}")
@@ -51,16 +56,30 @@ def _rows(context: RunContext) -> Iterator[tuple[str, str, str, str]]:
         yield ("peak memory (GiB)", "", f"{trained['peak_memory_gib']:.2f}", "")
 
 
+def _advice(context: RunContext) -> Iterator[str]:
+    """What the curves showed when training ended, and whether the test set bears the training out."""
+    evaluated, config = context.manifest.stage("evaluate"), context.config
+    curves = context.manifest.stage("train").get("advice", [])
+    yield from curves
+    base, tuned = evaluated.get("base_loss"), evaluated.get("loss")
+    by_us = config.method.name != "none" and (config.source_run is not None or context.manifest.stage("train"))
+    if base is not None and tuned is not None and by_us:
+        yield from compared_with_base(base, tuned, config.train, config.method, explained=bool(curves))
+
+
 def _number(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:,.{digits}f}"
 
 
 def _say_next(context: RunContext) -> None:
     """Commands with this run's folder filled in."""
-    if not context.manifest.stage("train") and context.config.source_run is None:
+    config = context.config
+    if not context.manifest.stage("train") and not config.is_trained_elsewhere:
         say(f"next:\n  python -m llmtune train run={context.folder.path}")
         return
     run = context.trained_run.path
+    if config.source_run is None and config.is_trained_elsewhere:
+        run = config.source_weights or config.model.id or config.model.path or config.model.name
     say(
         "next:\n"
         f'  python -m llmtune generate run={run} generate.prompt="..."\n'

@@ -13,8 +13,9 @@ from llmtune.models.attention import underlying_model
 from llmtune.models.packing import AttentionChoice
 from llmtune.runs.metrics_log import MetricsLog
 from llmtune.stages.context import RESULT_STEP, RunContext
+from llmtune.stages.memory_advice import cheap_cures, known_of
 from llmtune.tracking.plots import TestLosses, learning_rate_plot, loss_plot
-from llmtune.training.advice import advice
+from llmtune.training.advice import AskedFor, advice, few_updates, unusual_rate
 from llmtune.training.memory import OPTIMIZER_BYTES, MemoryShape, adapter_inputs, device_memory_gib, estimate_memory
 from llmtune.training.parts import TrainParts, TrainState
 from llmtune.training.throughput import Throughput, peak_memory_gib
@@ -85,15 +86,16 @@ def say_numbers(context: RunContext, parts: TrainParts, attention: AttentionChoi
             f"train.warmup_steps={schedule.warmup_steps}: the run has {schedule.total_steps} steps, so the learning "
             "rate never reaches its peak; lower it, or raise train.num_epochs"
         )
+    for sentence in few_updates(_asked_for(context, parts)):
+        warn(sentence)
+    for sentence in unusual_rate(_asked_for(context, parts)):
+        say(f"note: {sentence}")
     if needed > _COMFORTABLE * available:
-        warn(
-            f"training may need about {needed:.1f} GiB and the device has {available:.1f} GiB; lower "
-            "train.micro_batch_size or data.max_seq_len, set train.activation_checkpointing=true, or take method=qlora"
-        )
+        warn(f"training may need about {needed:.1f} GiB and the device has {available:.1f} GiB{_to_lower(context)}")
 
 
 def record_training(context: RunContext, parts: TrainParts, state: TrainState, throughput: Throughput) -> None:
-    """Record results, plots and the adapter, and say what the curves suggest."""
+    """Record results, plots, the adapter and what the curves suggest."""
     log = MetricsLog(context.folder.metrics_file)
     losses, count = log.losses("train/loss"), trainable_parameters(parts.model)
     results: dict[str, Any] = {
@@ -110,7 +112,7 @@ def record_training(context: RunContext, parts: TrainParts, state: TrainState, t
         "peak_memory_gib": peak_memory_gib(parts.device),
         "checkpoint": context.checkpoint.name,
         "weights_sha256": _weights_digests(context),
-        "advice": advice(losses, state.validation_losses),
+        "advice": advice(losses, state.validation_losses, _asked_for(context, parts)),
     }
     figures = {name: results[name] for name in ("seconds", "peak_memory_gib", "num_trainable")}
     figures["mean_tokens_per_second_per_device"] = throughput.tokens_per_second_per_device
@@ -122,10 +124,23 @@ def record_training(context: RunContext, parts: TrainParts, state: TrainState, t
     ):
         for file in sorted(context.checkpoint.glob("adapter_*")):
             context.tracker.log_artifact(file, "adapter")
-    for sentence in results["advice"]:
-        warn(sentence)
     say(f"trained: {state.global_step} steps in {state.seconds:.0f} s; checkpoint: {context.checkpoint}")
     context.manifest.finish_stage("train", results)
+
+
+def _asked_for(context: RunContext, parts: TrainParts) -> AskedFor:
+    return AskedFor(
+        train=context.config.train,
+        method=context.config.method,
+        total_steps=parts.settings.schedule.total_steps,
+        steps_per_epoch=parts.plan.steps_per_epoch,
+    )
+
+
+def _to_lower(context: RunContext) -> str:
+    """What is left to lower without another result, as the end of a sentence."""
+    cures = cheap_cures("train", context.config, known_of(context, "train"))
+    return f"; try {' or '.join(cure.typed for cure in cures)}" if cures else ", and nothing cheap is left to lower"
 
 
 def log_plots(context: RunContext, test_losses: TestLosses | None = None) -> None:

@@ -112,6 +112,8 @@ def _verdict(ended: _Ended, recorded: RunState | None) -> tuple[RunState, str | 
         return "KILLED", "interrupted"
     if ended.timed_out:
         return "FAILED", "stopped after sweep.job_timeout_minutes"
+    if code == -signal.SIGKILL:
+        return "KILLED", "ended by SIGKILL, as where memory runs out: lower train.micro_batch_size"
     if code < 0:
         return "KILLED", f"ended by {signal.Signals(-code).name}"
     if code > 0:

@@ -19,7 +19,7 @@ def mark_dead_runs(runs_dir: Path, tracking_uri: str | None) -> list[RunFolder]:
     """
     dead = find_dead_runs(runs_dir)
     for folder in dead:
-        end_run(folder, "KILLED", "the process was killed", tracking_uri)
+        end_run(folder, "KILLED", "the process was killed, by hand or because memory ran out", tracking_uri)
     return dead
 
 

@@ -10,6 +10,7 @@ import pytest
 from llmtune.config.export import ExportConfig
 from llmtune.errors import ExportCheckFailed, UserError
 from llmtune.export import registry
+from llmtune.export.push import Pushed
 from llmtune.export.registry import ExportResult
 from llmtune.export.report import Figure, ParityReport
 from llmtune.runs.layout import RunFolder
@@ -59,7 +60,7 @@ def context_of(tmp_path: Path, *, validation: tuple = (1,), checkpoint: str = "c
         config=SimpleNamespace(export=ExportConfig(**settings), tracking=SimpleNamespace(log_model="none")),
         folder=folder, manifest=Manifest(folder.manifest_file), tracker=NullTracker(), checkpoint=made,
         data=Data(train=(1, 2), validation=validation, test=(3,)),
-        method=None, source=None, tokenizer=None, precision=None, device=None,
+        method=None, source=SimpleNamespace(name="tiny"), tokenizer=None, precision=None, device=None,
     )  # fmt: skip
 
 
@@ -106,3 +107,55 @@ def test_what_a_kill_left_in_the_run_folder_is_replaced_and_elsewhere_refused(wr
 def test_the_test_set_is_never_read(writer, tmp_path, validation, split, examples):
     stage.run(context_of(tmp_path, validation=validation))
     assert {(context.split, context.examples) for context in writer.contexts} == {(split, examples)}
+
+
+class Uploads:
+    """Stands for `push`: notes what goes up, fails where told to."""
+
+    def __init__(self) -> None:
+        self.folders: list[str] = []
+        self.error: Exception | None = None
+
+    def __call__(self, folder: Path, settings: Any, base_name: str, again: str) -> Pushed:
+        assert (folder / "parity.json").exists(), "what goes up was checked"
+        assert "export run=" in again
+        if self.error is not None:
+            raise self.error
+        self.folders.append(folder.name)
+        return Pushed("me/tuned", "c" * 40, "https://hub/me/tuned/commit/c", True)
+
+
+@pytest.fixture
+def uploads(monkeypatch):
+    chosen = Uploads()
+    monkeypatch.setattr(stage, "push", chosen)
+    return chosen
+
+
+@pytest.mark.parametrize(("formats", "pushed"), [(None, "hf"), (("adapter",), "adapter"), (("hf",), "hf")])
+def test_one_format_goes_up_and_is_recorded_with_its_commit(writer, uploads, tmp_path, capsys, formats, pushed):
+    stage.run(context_of(tmp_path, formats=formats, push_to_hub="tuned"))
+    results = context_of(tmp_path).manifest.stage("export")
+    assert uploads.folders == [pushed]
+    assert [name for name, result in results.items() if "hub" in result] == [pushed]
+    assert results[pushed]["hub"] == {
+        "repo": "me/tuned", "commit": "c" * 40, "url": "https://hub/me/tuned/commit/c", "private": True,
+    }  # fmt: skip
+    said = capsys.readouterr().out
+    assert f"the {pushed} format is uploaded to tuned" in said
+    assert "uploaded to me/tuned, commit cccccccccccc (only you" in said and "https://hub/me/tuned/commit/c" in said
+
+
+def test_without_push_nothing_goes_up(writer, uploads, tmp_path):
+    stage.run(context_of(tmp_path))
+    assert uploads.folders == []
+
+
+def test_an_interrupted_upload_is_all_that_a_second_try_does(writer, uploads, tmp_path):
+    uploads.error = UserError("the Hub is away")
+    with pytest.raises(UserError, match="away"):
+        stage.run(context_of(tmp_path, push_to_hub="tuned"))
+    assert not context_of(tmp_path).manifest.stage("export")
+    uploads.error = None
+    stage.run(context_of(tmp_path, push_to_hub="tuned"))
+    assert (writer.written, uploads.folders) == (["adapter", "hf"], ["hf"])

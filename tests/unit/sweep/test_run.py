@@ -90,7 +90,7 @@ def test_a_killed_job_is_marked_in_the_store_and_fails_the_parent(tmp_path, uri,
     jobs = [_job(tmp_path, "killed", TRACKED_START + KILL, uri)]
     assert run_sweep(jobs, _settings(tmp_path, uri)) == 1
     record = RunStatusFile(jobs[0].folder.status_file).read()
-    assert (record.status, record.error) == ("KILLED", "ended by SIGKILL")
+    assert (record.status, record.error) == ("KILLED", "ended by SIGKILL, as where memory runs out: lower train.micro_batch_size")
     client = MlflowClient(uri)
     assert client.get_run(record.mlflow_run_id).info.status == "KILLED"
     parent = RunStatusFile(tmp_path / "sweep" / "status.json").read()
@@ -116,7 +116,7 @@ def test_no_end_of_a_job_stops_the_others(tmp_path, said):
         "raises": ("raise ValueError('x')", "FAILED", "exit status 1"),
         "exits": ("sys.exit(3)", "FAILED", "exit status 3"),
         "vanishes": ("os._exit(0)", "FAILED", "ended without recording that it finished"),
-        "killed": (KILL, "KILLED", "ended by SIGKILL"),
+        "killed": (KILL, "KILLED", "ended by SIGKILL, as where memory runs out: lower train.micro_batch_size"),
         "terminated": ("file.end('KILLED', 'told to stop'); sys.exit(143)", "KILLED", "told to stop"),
         "finishes_but_crashes": (FINISH + "; os._exit(7)", "FAILED", "exit status 7"),
         "finishes": (FINISH, "FINISHED", None),
@@ -130,7 +130,7 @@ def test_no_end_of_a_job_stops_the_others(tmp_path, said):
     for job in jobs:
         record = RunStatusFile(job.folder.status_file).read()
         assert (record.status, record.error) == ends[job.name][1:], job.name
-    assert any(line.startswith("killed KILLED: ended by SIGKILL (log: ") for line in said)
+    assert any(line.startswith("killed KILLED: ended by SIGKILL, as where memory runs out: lower train.micro_batch_size (log: ") for line in said)
     assert not any(line.startswith("finishes FINISHED") for line in said)
 
 
