@@ -59,6 +59,10 @@ class Arguments:
         """Whether a sweep was asked for."""
         return "--multirun" in self.options
 
+    def option(self, name: str) -> str | None:
+        """The value of an option in its long form; None where it wasn't typed."""
+        return self.options[self.options.index(name) + 1] if name in self.options else None
+
     @property
     def hydra_only(self) -> bool:
         """Whether Hydra alone answers (its own help, its information)."""
@@ -151,6 +155,8 @@ def _take_word(word: str, found: Arguments, problems: list[str]) -> None:
         if found.command not in (None, word):
             problems.append(f"{word}: one command at a time, {found.command} was named too.")
         found.command = word
+    elif word in PLAIN_COMMANDS:
+        problems.append(f"{word}: stands first, and takes arguments of its own; see {word} --help.")
     else:
         problems.append(f"{word}: no stage or command.{nearest(word, list(_WORDS))} Known: {', '.join(_WORDS)}.")
 
@@ -170,7 +176,7 @@ def _take_override(argument: str, multirun: bool, found: Arguments, problems: li
             "(name, source, id or path) and sweep the names."
         )
     elif key in groups():
-        found.overrides += _model(value, multirun) if key == "model" else [f"{key}={value}"]
+        found.overrides += model_overrides(value, multirun=multirun) if key == "model" else [f"{key}={value}"]
     elif key in verbatim_keys():
         if value == "???":
             problems.append(f"{key}=???: this text can't be taken; Hydra reserves it for a missing value.")
@@ -186,8 +192,8 @@ def _verbatim(value: str, multirun: bool) -> str:
     return quoted(value)
 
 
-def _model(value: str, multirun: bool) -> list[str]:
-    """`model=X` for a named config; a Hub id or a folder where X has a slash or names a folder that is here."""
+def model_overrides(value: str, *, multirun: bool = False) -> list[str]:
+    """Overrides for `model=X`: a named config; a Hub id or a folder where X has a slash or names one that is here."""
     if value in group_options("model") or (multirun and "," in value):
         return [f"model={value}"]
     if Path(value).is_dir() or value.startswith(("/", "./", "../", "~")) or value.endswith("/"):

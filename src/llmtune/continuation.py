@@ -7,11 +7,12 @@ from typing import Any
 
 from llmtune.config.paths import with_absolute_paths
 from llmtune.config.run import RunConfig
-from llmtune.config.saved import load_plain, save_config
+from llmtune.config.saved import save_config
 from llmtune.config.validate import flatten, to_plain
 from llmtune.errors import ConfigError, RunError
+from llmtune.references import NamedRun
 from llmtune.runs.layout import RunFolder
-from llmtune.runs.lookup import find_run, start_run_folder
+from llmtune.runs.lookup import start_run_folder
 from llmtune.runs.status import check_not_running
 
 _HARMLESS = (
@@ -28,27 +29,8 @@ _HARMLESS = (
 """Keys that don't change what is trained: training may go on with others than it began with."""
 
 
-@dataclasses.dataclass(frozen=True)
-class EarlierRun:
-    """The run that `run=` names."""
-
-    folder: RunFolder
-    config: dict[str, Any]
-    """Its saved config, plain."""
-
-
-def earlier_run(reference: str, runs_dir: Path) -> EarlierRun:
-    """Find the run.
-
-    Raises:
-        RunError: the reference leads nowhere, or the folder holds no config.
-    """
-    folder = find_run(reference, runs_dir)
-    return EarlierRun(folder, load_plain(folder.config_file))
-
-
-def folder_to_go_on_in(config: RunConfig, earlier: EarlierRun, stages: Sequence[str]) -> RunFolder:
-    """The earlier run's folder; a new one where it is trained and later stages run on changed inputs.
+def folder_to_go_on_in(config: RunConfig, earlier: NamedRun, stages: Sequence[str]) -> RunFolder:
+    """The earlier run's folder; a new one where it is trained and later stages run on changed inputs or a checkpoint.
 
     Args:
         config: the earlier run's config with what was typed on top.
@@ -59,22 +41,46 @@ def folder_to_go_on_in(config: RunConfig, earlier: EarlierRun, stages: Sequence[
         ConfigError: training would go on with another config than it began with.
         RunError: another process is at work on the run, or later stages are to change what isn't trained yet.
     """
+    config, trains = with_absolute_paths(config), "prepare" in stages or "train" in stages
+    if earlier.checkpoint is not None and not trains:
+        source = config.source_run or str(earlier.folder.path)
+        weights = str(earlier.checkpoint)
+        return start_run_folder(dataclasses.replace(config, source_run=source, source_weights=weights))
+    if earlier.checkpoint is not None:
+        _check_newest(earlier.checkpoint)
     check_not_running(earlier.folder)
-    config = with_absolute_paths(config)
     before, after = flatten(earlier.config), flatten(to_plain(config))
     changed = [key for key in after if before.get(key) != after[key]]
     refused = [key for key in changed if not key.startswith(_HARMLESS)]
-    if refused and ("prepare" in stages or "train" in stages):
+    if refused and trains:
         raise ConfigError([_refusal(key, before.get(key), after[key]) for key in refused])
     if not changed:
         return earlier.folder
-    source = RunFolder(Path(earlier.config.get("source_run") or earlier.folder.path))
+    if config.is_trained_elsewhere:
+        return start_run_folder(config)
+    source = earlier.folder
     if source.final_checkpoint.exists():
         return start_run_folder(dataclasses.replace(config, source_run=str(source.path)))
     if refused:
         raise RunError(f"{source.path} has no finished training; go on with: train run={source.path}")
     save_config(config, earlier.folder.config_file)
     return earlier.folder
+
+
+def _check_newest(checkpoint: Path) -> None:
+    """Refuse to train on from a checkpoint that training has left behind."""
+    number = _number(checkpoint)
+    newest = max((_number(other) for other in checkpoint.parent.glob("checkpoint-*")), default=number)
+    if number < newest:
+        raise RunError(
+            f"run={checkpoint}: training went on to checkpoint-{newest}, and a run goes on from its newest; name the "
+            f"run, {checkpoint.parent.parent}, or start a new one from this adapter with method.adapter={checkpoint}"
+        )
+
+
+def _number(checkpoint: Path) -> int:
+    name = checkpoint.name.rpartition("-")[2]
+    return int(name) if name.isdigit() else 0
 
 
 def _refusal(key: str, before: Any, after: Any) -> str:

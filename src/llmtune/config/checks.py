@@ -34,8 +34,11 @@ def _model(config: RunConfig) -> Iterator[str]:
 
 def _data(config: RunConfig) -> Iterator[str]:
     data = config.data
-    if config.source_run is None and isinstance(data, FilesConfig) and not data.path:
-        yield "data.path: is missing; set it to your file of examples, or type data=embedded_code for ours."
+    if isinstance(data, FilesConfig) and not data.path and not (config.is_trained_elsewhere and data.eval_path):
+        if config.is_trained_elsewhere:
+            yield "data.eval_path: is missing; set it to a file of examples to measure the model on."
+        else:
+            yield "data.path: is missing; set it to your file of examples, or type data=embedded_code for ours."
     if isinstance(data, HubDataConfig) and not data.id:
         yield "data.id: is missing; set it to the id of a data set on the Hub."
     held_out = data.validation_fraction + (0 if data.eval_path else data.test_fraction)

@@ -4,7 +4,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,17 +23,19 @@ RunJobs = Callable[[list[RunConfig], list[list[str]]], list[int]]
 
 @dataclass
 class Composition:
-    """What to compose: Hydra's arguments and, for `run=`, the config to start from.
+    """What to compose: Hydra's arguments, the config to start from, and what is put in at the end.
 
     Attributes:
         hydra_options: Hydra's own options, such as `--multirun`.
         overrides: overrides in Hydra's grammar.
         saved: a run's config that takes the place of the defaults; groups among the overrides replace its sections.
+        finish: puts into each typed config what is known from elsewhere, before combinations are checked.
     """
 
     hydra_options: Sequence[str] = ()
     overrides: Sequence[str] = ()
-    saved: dict[str, Any] | None = None
+    saved: Mapping[str, Any] | None = None
+    finish: Callable[[RunConfig], RunConfig] | None = None
 
 
 @dataclass
@@ -41,6 +43,7 @@ class _Capture:
     """Hydra's task function: keeps the composed config, or passes a sweep's jobs on."""
 
     run_jobs_with: RunJobs | None
+    finish: Callable[[RunConfig], RunConfig] | None = None
     composed: DictConfig | None = None
     statuses: list[int] = field(default_factory=list)
 
@@ -53,7 +56,7 @@ class _Capture:
         checked: list[RunConfig] = []
         for config, typed in zip(configs, overrides, strict=True):
             try:
-                checked.append(_checked(config))
+                checked.append(_checked(config, self.finish))
             except ConfigError as error:
                 problems += [f"{problem} (job {' '.join(typed)})" for problem in error.problems]
         if problems:
@@ -84,7 +87,7 @@ def compose(composition: Composition, run_jobs: RunJobs | None = None) -> RunCon
 
     register()
     name = "config" if composition.saved is None else _store_saved(composition.saved, composition.overrides)
-    capture = _Capture(run_jobs)
+    capture = _Capture(run_jobs, composition.finish)
     arguments, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     scratch = tempfile.TemporaryDirectory()
     sweep_dir = f"hydra.sweep.dir='{scratch.name}'"
@@ -93,7 +96,7 @@ def compose(composition: Composition, run_jobs: RunJobs | None = None) -> RunCon
     try:
         main = hydra.main(config_path=str(resource_dir("conf")), config_name=name, version_base="1.3")
         main(capture)()
-        return capture.statuses if capture.composed is None else _checked(capture.composed)
+        return capture.statuses if capture.composed is None else _checked(capture.composed, capture.finish)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(_translated(error)) from None
     finally:
@@ -104,14 +107,14 @@ def compose(composition: Composition, run_jobs: RunJobs | None = None) -> RunCon
             del os.environ["HYDRA_FULL_ERROR"]
 
 
-def _checked(composed: DictConfig) -> RunConfig:
+def _checked(composed: DictConfig, finish: Callable[[RunConfig], RunConfig] | None) -> RunConfig:
     own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     content = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
     assert isinstance(content, dict)
-    return to_run_config({str(key): value for key, value in content.items()})
+    return to_run_config({str(key): value for key, value in content.items()}, finish)
 
 
-def _store_saved(saved: dict[str, Any], overrides: Sequence[str]) -> str:
+def _store_saved(saved: Mapping[str, Any], overrides: Sequence[str]) -> str:
     """Register a run's config as Hydra's primary one and return its name."""
     from hydra.core.config_store import ConfigStore
 

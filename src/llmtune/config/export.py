@@ -25,3 +25,8 @@ class ExportConfig:
     """Nats per token by which a merged QLoRA model may be worse than the trained 4-bit one on held-out text."""
     max_shard_size: str = "5GB"
     """Largest weight file of the `hf` format."""
+    push_to_hub: Text | None = None
+    """Repository on the Hugging Face Hub, `name` or `owner/name`, that the checked export is uploaded to: the `hf`
+    format, or `adapter` where that is the only one. null uploads nothing."""
+    hub_private: bool = True
+    """Whether that repository is private: a new one is made so, and one that everybody sees is refused."""

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from llmtune.config.base import STRICT, Fraction, PositiveFloat, PositiveInt
+from llmtune.config.base import STRICT, Fraction, PositiveFloat, PositiveInt, Text
 
 
 @dataclass(config=STRICT, frozen=True, kw_only=True)
@@ -16,6 +16,14 @@ class FullConfig:
     """The method's name."""
     learning_rate: PositiveFloat = 2e-5
     """Peak learning rate that suits this method; `train.learning_rate` takes it unless set."""
+
+
+@dataclass(config=STRICT, frozen=True, kw_only=True)
+class UntrainedConfig:
+    """A whole model that `run=` named: taken as it is, nothing trains."""
+
+    name: Literal["none"] = "none"
+    """The method's name."""
 
 
 @dataclass(config=STRICT, frozen=True, kw_only=True)
@@ -32,6 +40,9 @@ class AdapterConfig:
     """Share of an adapter's input that is dropped while training; 0 turns it off."""
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     """Which linear layers get an adapter: `all-linear` (all but the output head), or a list of module names."""
+    adapter: Text | None = None
+    """Adapter that training goes on from, with its rank, alpha and targets: a run, a checkpoint, the folder of a PEFT
+    adapter, or its Hub id. null starts a new one."""
 
 
 @dataclass(config=STRICT, frozen=True, kw_only=True)
@@ -54,4 +65,4 @@ class QloraConfig(AdapterConfig):
     """Whether the quantisation constants are quantised too; saves about 0.4 bits a weight."""
 
 
-MethodConfig = Annotated[FullConfig | LoraConfig | QloraConfig, Field(discriminator="name")]
+MethodConfig = Annotated[FullConfig | LoraConfig | QloraConfig | UntrainedConfig, Field(discriminator="name")]

@@ -7,7 +7,7 @@ from typing import Any
 from llmtune.config.run import RunConfig
 
 _PATHS = {"model": ("path",), "data": ("path", "eval_path"), "export": ("path",)}
-_TOP = ("runs_dir", "cache_dir", "source_run")
+_TOP = ("runs_dir", "cache_dir", "source_run", "source_weights")
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:

@@ -50,6 +50,14 @@ class RunConfig:
     """Folder for prepared data and converted weights; null is LLMTUNE_CACHE, else ~/.cache/llmtune."""
     source_run: Text | None = None
     """Run folder whose trained weights this run evaluates or exports; set by `run=`, null for a run that trains."""
+    source_weights: Text | None = None
+    """Folder of the weights that this run evaluates or exports: a checkpoint of `source_run`, or an adapter made
+    elsewhere; set by `run=`. null takes the run's own, as `train.select_checkpoint` says."""
+
+    @property
+    def is_trained_elsewhere(self) -> bool:
+        """Whether this run takes weights as they are, and trains nothing."""
+        return self.source_run is not None or self.source_weights is not None or self.method.name == "none"
 
 
 RUN_CONFIG = TypeAdapter(RunConfig)

@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,13 +14,16 @@ from llmtune.config.schema import groups, keys, known_names
 from llmtune.errors import ConfigError
 
 _SHAPED = {"method": "name", "data": "source"}
+_NOT_TYPED = ", 'none'"
+"""The method of a model that is taken as it is: `run=` sets it, nobody types it."""
 
 
-def to_run_config(content: Mapping[str, Any]) -> RunConfig:
+def to_run_config(content: Mapping[str, Any], finish: Callable[[RunConfig], RunConfig] | None = None) -> RunConfig:
     """The typed config of plain nested mappings.
 
     Args:
         content: what Hydra composed, interpolations resolved, without its own section.
+        finish: puts in what is known from elsewhere, before combinations are checked.
 
     Raises:
         ConfigError: with every unknown key, wrong type, value out of range and impossible combination.
@@ -30,6 +33,7 @@ def to_run_config(content: Mapping[str, Any]) -> RunConfig:
     except ValidationError as error:
         problems = [_sentence(detail, content) for detail in error.errors()]
         raise ConfigError(list(dict.fromkeys(problems))) from None
+    config = finish(config) if finish else config
     problems = check_combinations(config)
     if problems:
         raise ConfigError(problems)
@@ -68,7 +72,7 @@ def _sentence(detail: ErrorDetails, content: Mapping[str, Any]) -> str:
     if detail["type"] == "unexpected_keyword_argument":
         return _unknown(key, shape)
     if detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        allowed = detail.get("ctx", {}).get("expected_tags", "")
+        allowed = detail.get("ctx", {}).get("expected_tags", "").replace(_NOT_TYPED, "")
         found = value.get(_SHAPED[section]) if isinstance(value, dict) else value
         return f"{key}.{_SHAPED[section]}={found}: must be one of {allowed}."
     if detail["type"] == "missing":

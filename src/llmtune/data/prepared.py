@@ -153,7 +153,7 @@ def _build(config: DataConfig, tokenizer: Any, records: RecordSet, folder: Path)
     lost = sum((split.dropped for split in built.values()), Counter[str]())
     why = f" after {', '.join(f'{count} were dropped: {reason}' for reason, count in lost.items())}" if lost else ""
     num_examples = {name: split.summary["num_examples"] for name, split in built.items()}
-    check_not_empty(num_examples, config, why, training=not splits.num_test_in_training)
+    check_not_empty(num_examples, config, why, training=bool(records.records) and not splits.num_test_in_training)
     training_splits = SPLITS if eval_records is None else ("train", "validation")
     rows = {"train": _account(records, splits.dropped["train"], {name: built[name] for name in training_splits})}
     if eval_records is not None:

@@ -4,21 +4,22 @@ from llmtune.config.data import DataConfig, EmbeddedConfig, FilesConfig, HubData
 from llmtune.data.embedded import embedded_digest, read_embedded
 from llmtune.data.files import file_digest, find_file, format_of, read_file
 from llmtune.data.hub import read_hub, resolve_revision
-from llmtune.data.records import RecordSet
-from llmtune.errors import DataError
+from llmtune.data.records import RecordSet, records_digest
 
 _EVAL_KEY = "data.eval_path"
 
 
 def read_records(config: DataConfig) -> RecordSet:
-    """Every example of the source that a config names, in the source's order.
+    """Every example of the source that a config names, in the source's order; none where only a test file is named.
 
     Raises:
         DataError: the source can't be found or read.
     """
     match config:
+        case FilesConfig(path=None):
+            return RecordSet([], {"path": None, "rows": 0, "sha256": records_digest([])})
         case FilesConfig():
-            return read_file(_path(config), config.format)
+            return read_file(str(config.path), config.format)
         case EmbeddedConfig():
             return read_embedded(config.form)
         case HubDataConfig():
@@ -47,8 +48,10 @@ def source_digest(config: DataConfig) -> str | None:
         DataError: the source can't be found.
     """
     match config:
+        case FilesConfig(path=None):
+            return "no file"
         case FilesConfig():
-            file = find_file(_path(config))
+            file = find_file(str(config.path))
             return f"{format_of(file, config.format)} {file_digest(file)}"
         case EmbeddedConfig():
             return embedded_digest()
@@ -66,9 +69,3 @@ def eval_digest(config: DataConfig) -> str | None:
         return None
     file = find_file(config.eval_path, key=_EVAL_KEY)
     return f"{format_of(file, key=_EVAL_KEY)} {file_digest(file)}"
-
-
-def _path(config: FilesConfig) -> str:
-    if not config.path:
-        raise DataError("data.path is missing; name a JSONL, JSON, TXT, CSV or Parquet file")
-    return config.path

@@ -66,7 +66,7 @@ def split_records(config: DataConfig, records: Sequence[Record], eval_records: S
     _select(by_name, limits, config.split_seed, dropped["train"])
     splits = Splits(by_name, {source: +counts for source, counts in dropped.items()}, num_left_out)
     num_examples = {name: len(found) for name, found in by_name.items()}
-    check_not_empty(num_examples, config, "", training=not num_left_out)
+    check_not_empty(num_examples, config, "", training=bool(records) and not num_left_out)
     return splits
 
 

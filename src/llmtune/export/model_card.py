@@ -17,7 +17,7 @@ _TEMPLATE = """\
 
 # {{ title }}
 
-{{ base }} specialised by llmtune with method `{{ method_name }}`.
+{{ what }}
 
 ## Base model
 
@@ -59,6 +59,9 @@ check its output before anything rests on it. The licences of the base model and
 """
 
 
+_UNTRAINED = "none"
+
+
 def write_card(context: ExportContext, report: ParityReport, loading_code: str, folder: Path) -> None:
     """Write `README.md` with YAML metadata as the Hub reads it."""
     source, facts = context.source, context.facts
@@ -68,7 +71,7 @@ def write_card(context: ExportContext, report: ParityReport, loading_code: str, 
         license=source.licence.lower() if source.licence else None,
         library_name="peft" if (folder / "adapter_config.json").exists() else "transformers",
         pipeline_tag="text-generation",
-        tags=["llmtune", context.method.name],
+        tags=["llmtune", *([] if context.method.name == _UNTRAINED else [context.method.name])],
     )
     origin = {
         "model": base,
@@ -81,7 +84,7 @@ def write_card(context: ExportContext, report: ParityReport, loading_code: str, 
         template_str=_TEMPLATE,
         title=facts.title,
         base=base,
-        method_name=context.method.name,
+        what=_what(base, context.method.name),
         base_table=_pairs(origin),
         method_table=_pairs(facts.method),
         data_table=_pairs(facts.data),
@@ -100,6 +103,12 @@ def base_reference(source: ModelSource) -> tuple[str, str | None]:
 
 def _is_hub_id(source: ModelSource) -> bool:
     return not Path(source.location).is_absolute()
+
+
+def _what(base: str, method: str) -> str:
+    if method == _UNTRAINED:
+        return f"{base} as it is: nothing was trained, llmtune wrote and checked these files."
+    return f"{base} specialised by llmtune with method `{method}`."
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

@@ -2,11 +2,12 @@
 
 from typing import assert_never
 
-from llmtune.config.method import FullConfig, LoraConfig, MethodConfig, QloraConfig
+from llmtune.config.method import FullConfig, LoraConfig, MethodConfig, QloraConfig, UntrainedConfig
 from llmtune.methods.full import FullMethod
 from llmtune.methods.lora import LoraMethod
 from llmtune.methods.method import Method
 from llmtune.methods.qlora import QloraMethod
+from llmtune.methods.untrained import UntrainedMethod
 
 
 def make_method(config: MethodConfig) -> Method:
@@ -18,5 +19,7 @@ def make_method(config: MethodConfig) -> Method:
             return LoraMethod(config)
         case QloraConfig():
             return QloraMethod(config)
+        case UntrainedConfig():
+            return UntrainedMethod()
         case _:
             assert_never(config)

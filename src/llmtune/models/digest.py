@@ -4,6 +4,7 @@ import functools
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 
 def file_sha256(path: Path) -> str:
@@ -18,6 +19,12 @@ def _sha256(path: Path, size: int, modified_ns: int) -> str:
     del size, modified_ns  # part of the cache's key alone
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe_weights(folder: Path) -> dict[str, Any]:
+    """Where trained weights stand, and the sha256 of each safetensors file but an optimizer's."""
+    files = [path for path in sorted(folder.glob("*.safetensors")) if not path.name.startswith("optimizer")]
+    return {"folder": str(folder), "sha256": {path.name: file_sha256(path) for path in files}}
 
 
 def files_digest(paths: Sequence[Path]) -> str:

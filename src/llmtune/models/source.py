@@ -1,49 +1,21 @@
 """Where a base model's files are, and which exactly: folder, resolved commit, digest of the weights."""
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 
 from llmtune.config.model import ModelConfig
 from llmtune.errors import ModelError
 from llmtune.models import embedded
 from llmtune.models.digest import files_digest
-from llmtune.models.quiet import no_progress_bars
+from llmtune.models.hub import FULL_COMMIT, missing_weights, snapshot
 
-FULL_COMMIT = re.compile(r"[0-9a-f]{40}")
 MODEL_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja"]
 CODE_FILES = ["*.py"]
 _POSITION_KEYS = ("max_position_embeddings", "n_positions")
 
-_UNREACHABLE = (
-    "not in the Hub cache, and the Hub can't be reached (offline, or HF_HUB_OFFLINE is set); connect once, "
-    "give a folder with model.path, or take the embedded model with model=smollm2_135m_instruct"
-)
-_HUB_ANSWERS: dict[type[Exception], str] = {  # the first that fits is said; subclasses stand before their parents
-    GatedRepoError: "access to this model must be granted first; accept its terms on https://huggingface.co/{id} "
-    "and log in with `hf auth login`",
-    RepositoryNotFoundError: "the Hub has no such model, or it is private; check the id, or log in with "
-    "`hf auth login`",
-    RevisionNotFoundError: "the model has no such branch, tag or commit; leave model.revision out",
-    HFValidationError: "not a Hub id; it reads owner/name",
-    LocalEntryNotFoundError: _UNREACHABLE,
-    OfflineModeIsEnabled: _UNREACHABLE,
-    ConnectionError: _UNREACHABLE,
-    HfHubHTTPError: "the Hub refused the download ({error})",
-}
+_WITHOUT_HUB = "give a folder with model.path, or take the embedded model with model=smollm2_135m_instruct"
 
 
 @dataclass(frozen=True)
@@ -84,7 +56,9 @@ def locate_model(config: ModelConfig, cache_dir: Path) -> ModelSource:
     if config.source == "hub":
         folder = _download(config)
         revision = folder.name if FULL_COMMIT.fullmatch(folder.name) else None
-        return _source_of(config, folder, str(config.id), revision, (None, f"{config.id} on the Hugging Face Hub"))
+        commit = f" at {revision[:12]}" if revision else ""
+        told = (None, f"{config.id}{commit} on the Hugging Face Hub")
+        return _source_of(config, folder, str(config.id), revision, told)
     if not config.path:
         raise ModelError("model.source=folder needs model.path, a folder with config.json and safetensors weights")
     folder = Path(config.path).expanduser().resolve()
@@ -141,6 +115,11 @@ def _check_folder(config: ModelConfig, folder: Path, revision: str | None) -> No
             f"{what} has no safetensors weights, and pickled ones (.bin, .pt) are never read; "
             "choose a revision or a copy of the model with .safetensors files"
         )
+    if missing := missing_weights(folder):
+        raise ModelError(
+            f"{what} is incomplete: its index lists {len(missing)} weight files that aren't there, {missing[0]} first; "
+            "get the missing files"
+        )
     _check_own_code(config, content, what, revision)
 
 
@@ -162,29 +141,9 @@ def _check_own_code(config: ModelConfig, content: dict[str, Any], what: str, rev
 
 
 def _download(config: ModelConfig) -> Path:
-    """The Hub snapshot's folder; a pinned commit that is in the cache asks nothing of the network."""
+    """The Hub snapshot's folder."""
     if not config.id:
         raise ModelError("model.source=hub needs model.id, such as HuggingFaceTB/SmolLM2-135M")
     asked = f"model.id={config.id}" + (f" model.revision={config.revision}" if config.revision else "")
     patterns = MODEL_FILES + (CODE_FILES if config.trust_remote_code else [])
-    if config.revision and FULL_COMMIT.fullmatch(config.revision):
-        try:
-            with no_progress_bars():
-                folder = _snapshot(config, patterns, local_only=True)
-            if weight_files(folder):
-                return folder
-        except (LocalEntryNotFoundError, HFValidationError):
-            pass
-    try:
-        return _snapshot(config, patterns, local_only=False)
-    except tuple(_HUB_ANSWERS) as error:
-        meaning = next(text for kind, text in _HUB_ANSWERS.items() if isinstance(error, kind))
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{asked}: {meaning.format(id=config.id, error=first_line)}") from error
-
-
-def _snapshot(config: ModelConfig, patterns: list[str], *, local_only: bool) -> Path:
-    folder = snapshot_download(
-        str(config.id), revision=config.revision, allow_patterns=patterns, local_files_only=local_only
-    )
-    return Path(folder)
+    return snapshot(config.id, revision=config.revision, patterns=patterns, asked=asked, instead=_WITHOUT_HUB)

@@ -14,7 +14,7 @@ from llmtune.errors import RunError
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.status import RunRecord, RunStatusFile, status_files
 
-_MLFLOW_RUN_ID = re.compile(r"[0-9a-f]{32}")
+MLFLOW_RUN_ID = re.compile(r"[0-9a-f]{32}")
 _SWEEP_NAME = re.compile(r"\d{8}-\d{6}-sweep-[0-9a-f]{4}")
 _RUNS_LISTED = 5
 
@@ -66,6 +66,11 @@ def list_runs(runs_dir: Path) -> list[ListedRun]:
     return [listed for _, _, listed in sorted(runs, key=lambda run: run[:2], reverse=True)]
 
 
+def is_run_folder(path: Path) -> bool:
+    """Whether the folder is that of a run or of a sweep."""
+    return path.is_dir() and (RunFolder(path).config_file.exists() or RunFolder(path).status_file.exists())
+
+
 def find_run(reference: str, runs_dir: Path) -> RunFolder:
     """The run that a reference means.
 
@@ -81,20 +86,16 @@ def find_run(reference: str, runs_dir: Path) -> RunFolder:
         if not runs:
             raise RunError(f"run=latest: there is no run in {runs_dir}; train one, or set runs_dir=")
         return runs[0].folder
-    if _MLFLOW_RUN_ID.fullmatch(reference):
+    if MLFLOW_RUN_ID.fullmatch(reference):
         for listed in list_runs(runs_dir):
             if listed.record.mlflow_run_id == reference:
                 return listed.folder
         raise _unknown(reference, runs_dir, "no run folder belongs to this MLflow run")
     for path in _candidates(reference, runs_dir):
-        if path.is_dir() and path.parent.name == "checkpoints":
-            raise RunError(
-                f"run={reference} is a checkpoint; name its run, {path.parent.parent} "
-                "(train.select_checkpoint=best or final says which one is evaluated and exported)"
-            )
-        if is_sweep_folder(path):
-            raise RunError(f"run={reference} is a sweep; name one of its runs")
-        if path.is_dir() and (RunFolder(path).config_file.exists() or RunFolder(path).status_file.exists()):
+        if is_run_folder(path) and is_sweep_folder(path):
+            jobs = ", ".join(str(job.folder.path) for job in list_runs(path))
+            raise RunError(f"run={reference} is a sweep; name one of its runs: {jobs or 'there is none yet'}")
+        if is_run_folder(path):
             return RunFolder(path)
     raise _unknown(reference, runs_dir, "no run folder is there")
 

@@ -1,5 +1,6 @@
 """What the stages of one run share: its config taken apart, and what is loaded once."""
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from llmtune.config.run import RunConfig
 from llmtune.data.prepared import PreparedData, prepare_data
 from llmtune.errors import ConfigError, RunError
+from llmtune.logs import warn
 from llmtune.methods.method import Method
 from llmtune.methods.registry import make_method
 from llmtune.models.load import LoadSettings
@@ -127,11 +129,15 @@ class RunContext:
 
     @cached_property
     def checkpoint(self) -> Path:
-        """The checkpoint that later stages take, every file of it as it was saved.
+        """The folder of the weights that later stages take, every file of it as it was saved.
 
         Raises:
             RunError: the run has none, or it is damaged.
         """
+        if self.config.method.name == "none":
+            return self.source.folder
+        if self.config.source_weights is not None:
+            return self._named_weights(Path(self.config.source_weights))
         best, final = self.trained_run.best_checkpoint, self.trained_run.final_checkpoint
         wanted = best if self.config.train.select_checkpoint == "best" and best.exists() else final
         run = self.trained_run.path
@@ -142,6 +148,36 @@ class RunContext:
             other = "final" if wanted == best else "best"
             raise RunError(f"{wanted} is damaged: {damage}; take train.select_checkpoint={other}, or train again")
         return wanted.resolve()
+
+    def check_base_of(self, adapter: Path) -> None:
+        """Check that an adapter belongs to this run's base model, as far as it can be told.
+
+        Raises:
+            RunError: it was trained on another base.
+        """
+        if adapter.parent.name != "checkpoints":
+            base = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+            if base != self.source.location:
+                warn(
+                    f"the adapter in {adapter} names {base} as its base model, and it is put on {self.source.location}"
+                )
+            return
+        made_on = Manifest(RunFolder(adapter.parent.parent).manifest_file).section("model")
+        if made_on.get("weights_digest") not in (None, self.source.weights_digest):
+            raise RunError(
+                f"{adapter} was trained on {made_on.get('name')} (sha256 {made_on['weights_digest'][:12]}…), not on "
+                f"{self.source.name} ({self.source.weights_digest[:12]}…); name its base with model="
+            )
+
+    def _named_weights(self, folder: Path) -> Path:
+        if not folder.is_dir():
+            raise RunError(f"{folder} isn't there any more; name weights that are, with run=")
+        damage = find_damage(folder) if folder.parent.name == "checkpoints" else None
+        if damage is not None:
+            raise RunError(f"{folder} is damaged: {damage}; name another checkpoint")
+        if (folder / "adapter_config.json").is_file():
+            self.check_base_of(folder)
+        return folder
 
     def describe_model(self) -> Mapping[str, Any]:
         """The base model for the manifest."""

@@ -29,13 +29,15 @@ def run(context: RunContext) -> None:
     prompts = sample_prompts(context.data.test, context.config.evaluate.num_samples)
     results: dict[str, Any] = {"checkpoint": context.checkpoint.name, "data_digest": context.data.digest}
     answers: dict[str, list[str]] = {}
-    if context.config.evaluate.base:
+    untrained = context.config.method.name == "none"
+    if context.config.evaluate.base and not untrained:
         base = load_frozen(context.source, context.how)
         report, answers["base"] = _measure(context, base, "base", prompts)
         results |= {f"base_{name}": value for name, value in _figures(report).items()}
         del base
+    name = "base" if untrained else "tuned"
     tuned = context.method.load_trained(context.source, context.checkpoint, context.how)
-    report, answers["tuned"] = _measure(context, tuned, "tuned", prompts)
+    report, answers[name] = _measure(context, tuned, name, prompts)
     results |= _figures(report)
     if not distributed.is_first():
         return

@@ -8,6 +8,7 @@ from typing import Any
 from llmtune import distributed
 from llmtune.config.validate import to_plain
 from llmtune.export.format import CardFacts, ExportContext
+from llmtune.export.push import push, pushed_format
 from llmtune.export.registry import default_formats, export_format
 from llmtune.logs import say
 from llmtune.runs.manifest import Manifest
@@ -19,7 +20,7 @@ _CARD_TRAINING = ("learning_rate", "num_epochs", "micro_batch_size", "gradient_a
 
 
 def run(context: RunContext) -> None:
-    """Write, reload and compare each format; record where it is and how far it differs."""
+    """Write, reload and compare each format; record where it is and how far it differs; upload one if asked."""
     if not distributed.is_first():
         return
     config = context.config
@@ -41,7 +42,11 @@ def run(context: RunContext) -> None:
         say(f"export.formats: {' and '.join(formats)}")
     if not validated:
         say("there are no validation examples: each export is compared with the trained model on training examples")
-    context.manifest.finish_stage("export", {name: _export_once(context, export, name) for name in formats})
+    results = {name: _export_once(context, export, name) for name in formats}
+    if config.export.push_to_hub is not None:
+        name = pushed_format(formats)
+        results[name] = {**results[name], "hub": _push(context, name, Path(results[name]["folder"]))}
+    context.manifest.finish_stage("export", results)
 
 
 def _export_once(context: RunContext, export: ExportContext, name: str) -> dict[str, Any]:
@@ -67,6 +72,16 @@ def _export_once(context: RunContext, export: ExportContext, name: str) -> dict[
     context.manifest.record(_FINISHED, {name: {"made_from": made_from, "result": result}})
     _track(context, name, finished.folder, figures)
     return result
+
+
+def _push(context: RunContext, name: str, folder: Path) -> dict[str, Any]:
+    """Upload one format's folder, and say where it is."""
+    say(f"export.push_to_hub: the {name} format is uploaded to {context.config.export.push_to_hub}")
+    again = f"python -m llmtune export run={context.folder.path}"
+    pushed = push(folder, context.config.export, context.source.name, again)
+    seen = "only you and those you let in see it" if pushed.private else "everybody sees it"
+    say(f"uploaded to {pushed.repo}, commit {pushed.commit[:12]} ({seen}): {pushed.url}")
+    return pushed.as_json()
 
 
 def _track(context: RunContext, name: str, folder: Path, figures: Mapping[str, float]) -> None:

@@ -8,6 +8,7 @@ from llmtune import distributed
 from llmtune.data.prepared import PreparedData, preview
 from llmtune.data.splits import IN_TEST_FILE, check_not_empty
 from llmtune.logs import print_table, say, show, warn
+from llmtune.models.digest import describe_weights
 from llmtune.stages.context import RunContext
 
 _SHOWN_CHARACTERS = 700
@@ -21,15 +22,18 @@ def run(context: RunContext) -> None:
     """
     say(f"model: {context.source.name} ({context.source.origin})")
     data = context.data
-    _show(data)
+    _show(data, trains=not context.config.is_trained_elsewhere)
     num_examples = {name: split["num_examples"] for name, split in data.report["splits"].items()}
-    check_not_empty(num_examples, context.config.data, f" after those {IN_TEST_FILE} were left out")
+    trains = not context.config.is_trained_elsewhere
+    check_not_empty(num_examples, context.config.data, f" after those {IN_TEST_FILE} were left out", training=trains)
     if context.config.tracking.log_text:
         _show_example(context, data)
     if not distributed.is_first():
         return
     origin = data.report["origin"]
     context.manifest.record("model", context.describe_model())
+    if context.config.source_weights is not None:
+        context.manifest.record("weights", describe_weights(context.checkpoint))
     context.manifest.record("data", {"digest": data.digest, **data.report})
     for name in ("train", "validation", "test"):
         rows = len(data.split(name))
@@ -40,7 +44,7 @@ def run(context: RunContext) -> None:
     context.manifest.finish_stage("prepare", {"digest": data.digest, "folder": str(data.folder)})
 
 
-def _show(data: PreparedData) -> None:
+def _show(data: PreparedData, *, trains: bool) -> None:
     splits: dict[str, dict[str, Any]] = data.report["splits"]
     rows = [
         (
@@ -53,16 +57,22 @@ def _show(data: PreparedData) -> None:
             f"{split['num_truncated']:,}",
         )
         for name, split in splits.items()
+        if trains or split["num_examples"]
     ]
     print_table("data", ("split", "examples", "tokens", "supervised", "mean tokens", "longest", "truncated"), rows)
     for source in data.report["rows"].values():
         for reason, count in source["dropped"].items():
             say(f"left out: {count:,} examples ({reason})")
     num_left_out = data.report["num_test_in_training"]
-    if num_left_out:
+    if num_left_out and trains:
         warn(
             f"{num_left_out:,} examples also stand in data.eval_path; they were left out of training and validation, "
             "so that the test loss stays clean"
+        )
+    elif num_left_out:
+        warn(
+            f"{num_left_out:,} examples of data.eval_path also stand in the data that the run took its training "
+            "examples from: the model may know them, and their loss says less"
         )
 
 

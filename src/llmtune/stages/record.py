@@ -51,6 +51,6 @@ def open_tracker(folder: RunFolder, config: RunConfig, parent_run_id: str | None
 def _tags(folder: RunFolder, config: RunConfig) -> dict[str, str]:
     tags = {"method": config.method.name, "model": config.model.name, "data": config.data.source}
     tags |= {"git_commit": git_commit() or "none", "run_folder": str(folder.path)}
-    if config.source_run is not None:
-        tags["source_run"] = config.source_run
+    sources = {"source_run": config.source_run, "source_weights": config.source_weights}
+    tags |= {name: source for name, source in sources.items() if source is not None}
     return tags

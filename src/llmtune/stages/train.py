@@ -1,10 +1,14 @@
 """`train`: tokens to weights."""
 
+from pathlib import Path
+
 from llmtune import distributed
+from llmtune.config.method import AdapterConfig
 from llmtune.data.plan import PlanSettings, StepPlan
 from llmtune.evaluation.perplexity import LossSettings, evaluate_loss
 from llmtune.logs import progress, say
 from llmtune.methods.method import enable_activation_checkpointing
+from llmtune.models.digest import describe_weights
 from llmtune.models.packing import AttentionChoice, choose_attention
 from llmtune.runs.metrics_log import MetricsLog
 from llmtune.stages.context import RunContext
@@ -79,12 +83,26 @@ def _settings(context: RunContext, plan: StepPlan, *, packed: bool) -> LoopSetti
 
 
 def _resumed(context: RunContext, parts: TrainParts) -> TrainState:
-    """The newest whole checkpoint's state, put into `parts`; a fresh one where there is none."""
+    """The newest whole checkpoint's state, put into `parts`; where there is none a fresh one, on `method.adapter`."""
     checkpoint = newest_intact_checkpoint(context.folder.checkpoints)
     if checkpoint is None:
+        _start_from_adapter(context, parts)
         return TrainState()
     say(f"going on from {checkpoint}")
     return load_checkpoint(checkpoint, parts)
+
+
+def _start_from_adapter(context: RunContext, parts: TrainParts) -> None:
+    """Put the adapter that `method.adapter` names into the model, where it names one."""
+    method = context.config.method
+    if not isinstance(method, AdapterConfig) or method.adapter is None:
+        return
+    adapter = Path(method.adapter)
+    context.check_base_of(adapter)
+    parts.method.restore(parts.model, adapter)
+    say(f"going on from the adapter {adapter}")
+    if distributed.is_first():
+        context.manifest.record("adapter", describe_weights(adapter))
 
 
 def _validating(context: RunContext, attention: AttentionChoice) -> list[Callback]:

@@ -1,0 +1,214 @@
+"""What `run=` and `method.adapter=` name: a run, a checkpoint in one, or weights that were made elsewhere."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmtune.config.resources import group_options
+from llmtune.config.saved import load_plain
+from llmtune.config.validate import nearest
+from llmtune.errors import ModelError, RunError
+from llmtune.runs.layout import RunFolder
+from llmtune.runs.lookup import MLFLOW_RUN_ID, find_run, is_run_folder
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_PLACEHOLDERS = ("folder", "hub")
+"""Options of the group `model` that name no model by themselves."""
+
+
+@dataclass(frozen=True)
+class NamedRun:
+    """A run, or one checkpoint of it."""
+
+    folder: RunFolder
+    config: Mapping[str, Any]
+    """The run's saved config, plain."""
+    checkpoint: Path | None = None
+    """The checkpoint that was named; None where the run itself was."""
+
+
+@dataclass(frozen=True)
+class NamedAdapter:
+    """The folder of an adapter that PEFT wrote."""
+
+    folder: Path
+    base: str
+    """The base model, as `model=` takes it."""
+    revision: str | None
+    """Commit of the base model, where the adapter names one."""
+    rank: int
+    alpha: float
+    dropout: float
+    target_modules: str | tuple[str, ...]
+    special: tuple[str, ...] = ()
+    """PEFT's options that it uses and that training here can't go on with."""
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A whole model."""
+
+    model: str
+    """As `model=` takes it: the name of a config, a folder or a Hub id."""
+
+
+Named = NamedRun | NamedAdapter | NamedModel
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where references are looked up."""
+
+    runs_dir: Path
+    tracking_uri: str | None = None
+    """As it was typed; None for the default store."""
+    revision: str | None = None
+    """Commit, branch or tag of what is on the Hub."""
+
+
+def resolve(reference: str, places: Places, key: str = "run") -> Named:
+    """What a reference names.
+
+    Args:
+        reference: `latest`, an MLflow run id, a run folder or its name, a checkpoint, the folder of a model or of an
+            adapter, the name of a model's config, or a Hub id.
+        places: where to look.
+        key: the key that it was typed for, for messages.
+
+    Raises:
+        RunError: it leads nowhere, or to something that can't be used.
+        ModelError: it is on the Hub and can't be had, or is no readable adapter.
+    """
+    if reference == "latest":
+        return _run(find_run(reference, places.runs_dir))
+    if MLFLOW_RUN_ID.fullmatch(reference):
+        return _run(_run_of_mlflow(reference, places))
+    for path in _places_of(reference, places.runs_dir):
+        found = _in_folder(path, f"{key}={reference}")
+        if found is not None:
+            return found
+    if reference in group_options("model") and reference not in _PLACEHOLDERS:
+        return NamedModel(reference)
+    if _HUB_ID.fullmatch(reference) and not Path(reference).parent.is_dir():
+        return _on_hub(reference, places.revision, f"{key}={reference}")
+    try:
+        return _run(find_run(reference, places.runs_dir))
+    except RunError as error:
+        hint = nearest(reference, group_options("model"))
+        raise RunError(f"{error}{';' if hint else ''}{hint}".replace("run=", f"{key}=", 1)) from None
+
+
+def read_adapter(folder: Path, asked: str) -> NamedAdapter:
+    """What an adapter's folder says of itself.
+
+    Raises:
+        ModelError: it is no LoRA adapter with safetensors weights.
+    """
+    try:
+        content = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        kind, base = content["peft_type"], content["base_model_name_or_path"]
+        shape = {"rank": int(content["r"]), "alpha": float(content["lora_alpha"])} if kind == "LORA" else {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{asked}: {folder / ADAPTER_CONFIG} can't be read as PEFT writes it ({error})") from error
+    if kind != "LORA":
+        raise ModelError(f"{asked}: is a PEFT adapter of type {kind}; only LORA is known")
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise ModelError(
+            f"{asked}: has no {ADAPTER_WEIGHTS}, and pickled weights (.bin) are never read; save it with a newer PEFT"
+        )
+    targets = content.get("target_modules") or ()
+    return NamedAdapter(
+        folder=folder,
+        base=str(base),
+        revision=content.get("revision"),
+        dropout=float(content.get("lora_dropout") or 0.0),
+        target_modules=targets if isinstance(targets, str) else tuple(sorted(targets)),
+        special=tuple(_special(content)),
+        **shape,
+    )
+
+
+def _run(folder: RunFolder, checkpoint: Path | None = None) -> NamedRun:
+    return NamedRun(folder, load_plain(folder.config_file), checkpoint)
+
+
+def _places_of(reference: str, runs_dir: Path) -> Iterator[Path]:
+    for path in (Path(reference).expanduser(), runs_dir / reference):
+        yield path.absolute()
+
+
+def _in_folder(path: Path, asked: str) -> Named | None:
+    """What stands at a path; None where nothing does."""
+    run = RunFolder(path.parent.parent)
+    if path.parent.name == "checkpoints" and is_run_folder(run.path):
+        if not path.is_dir():
+            raise RunError(f"{asked}: there is no such checkpoint; {run.path} has {_checkpoints(run)}")
+        return _run(run, path.resolve())
+    if path.is_file():
+        raise RunError(f"{asked}: is a file; name its folder")
+    if not path.is_dir():
+        return None
+    if is_run_folder(path):
+        return _run(find_run(str(path), path.parent))
+    if (path / ADAPTER_CONFIG).is_file():
+        return read_adapter(path.resolve(), asked)
+    if (path / "config.json").is_file():
+        return NamedModel(str(path))
+    raise RunError(
+        f"{asked}: is a folder without config.yaml (a run), config.json (a model) or {ADAPTER_CONFIG} (an adapter); "
+        f"it holds {_content(path)}"
+    )
+
+
+def _checkpoints(run: RunFolder) -> str:
+    found = sorted((path.name for path in run.checkpoints.glob("checkpoint-*")), key=lambda name: (len(name), name))
+    return ", ".join(found) or "none"
+
+
+def _content(path: Path) -> str:
+    names = sorted(entry.name for entry in path.iterdir())
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "") if names else "nothing"
+
+
+def _run_of_mlflow(run_id: str, places: Places) -> RunFolder:
+    """The run folder of an MLflow run: among the run folders, else as the store recorded it."""
+    try:
+        return find_run(run_id, places.runs_dir)
+    except RunError:
+        from mlflow.exceptions import MlflowException
+
+        from llmtune.tracking.store import open_existing_store, resolve_tracking_uri
+
+        client = open_existing_store(resolve_tracking_uri(places.tracking_uri, Path.cwd()))
+        try:
+            recorded = client.get_run(run_id).data.tags.get("run_folder") if client else None
+        except MlflowException:
+            recorded = None
+        if recorded is None:
+            raise
+        if not Path(recorded).is_dir():
+            raise RunError(f"run={run_id}: the store says {recorded}, and no such folder is on this machine") from None
+        return find_run(recorded, places.runs_dir)
+
+
+def _on_hub(reference: str, revision: str | None, asked: str) -> Named:
+    from llmtune.models.hub import snapshot
+
+    folder = snapshot(reference, revision=revision, patterns=[ADAPTER_CONFIG, ADAPTER_WEIGHTS], asked=asked)
+    return read_adapter(folder, asked) if (folder / ADAPTER_CONFIG).is_file() else NamedModel(reference)
+
+
+def _special(content: Mapping[str, Any]) -> Iterator[str]:
+    """Options of an adapter beyond rank, alpha, dropout and targets."""
+    for name in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform"):
+        if content.get(name):
+            yield name
+    if content.get("bias", "none") != "none":
+        yield "bias"
+    if isinstance(content.get("target_modules"), str):
+        yield "target_modules as a pattern"

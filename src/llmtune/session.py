@@ -1,0 +1,131 @@
+"""What was typed, done: composed, checked, put into a run folder, started."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llmtune.arguments import STAGES, Arguments
+from llmtune.config.compose import Composition, compose
+from llmtune.config.run import RunConfig
+from llmtune.config.saved import config_text, load_config
+from llmtune.errors import ConfigError
+from llmtune.runs.layout import RunFolder
+from llmtune.starting_point import StartingPoint, starting_point
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of it."""
+
+    status: int
+    """The exit status: 0 only if everything asked for was done."""
+    folder: RunFolder | None = None
+    """The run's folder; None for a sweep, a command, and where nothing was run."""
+
+
+def perform(arguments: Arguments) -> Outcome:
+    """Do what was typed.
+
+    Raises:
+        LlmtuneError: what a user can mend, or what made a stage fail.
+    """
+    start = starting_point(arguments)
+    options, show_only = _without_own(arguments)
+    composed = compose(_composition(arguments, start, options), _Jobs(arguments, show_only))
+    if arguments.hydra_only:
+        return Outcome(0)
+    if isinstance(composed, list):
+        return Outcome(1 if any(composed) else 0)
+    if show_only:
+        print(config_text(composed), end="")
+        return Outcome(0)
+    if arguments.command is not None:
+        return Outcome(_run_command(arguments.command, composed, start))
+    return _run_stages(composed, start, arguments.stages or list(STAGES))
+
+
+def config_for(arguments: Arguments) -> RunConfig:
+    """The config that a command which makes no run works with.
+
+    Raises:
+        LlmtuneError: what a user can mend.
+    """
+    start = starting_point(arguments)
+    composed = compose(_composition(arguments, start, ()))
+    assert isinstance(composed, RunConfig)
+    return _with_weights(composed, start)
+
+
+def _composition(arguments: Arguments, start: StartingPoint, options: Sequence[str]) -> Composition:
+    return Composition(
+        hydra_options=options,
+        overrides=start.with_typed(arguments.overrides),
+        saved=start.saved,
+        finish=lambda config: start.applied(config, arguments.typed),
+    )
+
+
+class _Jobs:
+    """Takes a sweep's configs."""
+
+    def __init__(self, arguments: Arguments, show_only: bool) -> None:
+        self._arguments = arguments
+        self._show_only = show_only
+
+    def __call__(self, configs: list[RunConfig], overrides: list[list[str]]) -> list[int]:
+        arguments = self._arguments
+        if arguments.command or arguments.run:
+            raise ConfigError("-m: a sweep runs stages on new runs; leave out the command or run=.")
+        if self._show_only:
+            print(f"llmtune: the first of {len(configs)} jobs", file=sys.stderr)
+            print(config_text(configs[0]), end="")
+            return [0] * len(configs)
+        from llmtune.sweep.jobs import run_sweep_of
+
+        return run_sweep_of(configs, overrides, arguments.stages or list(STAGES))
+
+
+def _run_command(command: str, config: RunConfig, start: StartingPoint) -> int:
+    from llmtune.commands import generate, ui
+    from llmtune.logs import silence_libraries, start_logging
+
+    silence_libraries()
+    start_logging(None)
+    return ui.run(config) if command == "ui" else generate.run(_with_weights(config, start))
+
+
+def _with_weights(config: RunConfig, start: StartingPoint) -> RunConfig:
+    """The config with the weights of the run that the work goes on from."""
+    if start.run is None:
+        return config
+    source = config.source_run or (None if config.is_trained_elsewhere else str(start.run.folder.path))
+    weights = str(start.run.checkpoint) if start.run.checkpoint else config.source_weights
+    return dataclasses.replace(config, source_run=source, source_weights=weights)
+
+
+def _run_stages(config: RunConfig, start: StartingPoint, stages: list[str]) -> Outcome:
+    from llmtune.continuation import folder_to_go_on_in
+    from llmtune.launch import launch, shared_folder
+    from llmtune.runs.lookup import start_run_folder
+
+    run = start.run
+    folder = shared_folder(
+        lambda: folder_to_go_on_in(config, run, stages) if run else start_run_folder(config), config.hardware
+    )
+    return Outcome(launch(folder, load_config(folder.config_file), stages), folder)
+
+
+def _without_own(arguments: Arguments) -> tuple[list[str], bool]:
+    """Hydra's options less those that are answered here: `--config-name`, and `--cfg job` (whether it was there)."""
+    shown = arguments.option("--cfg")
+    if shown not in (None, "job"):
+        raise ConfigError(f"--cfg {shown}: only --cfg job is known.")
+    options, left = [], list(arguments.options)
+    while left:
+        option = left.pop(0)
+        if option in ("--cfg", "--config-name"):
+            left.pop(0)
+        else:
+            options.append(option)
+    return options, shown is not None
