@@ -83,10 +83,10 @@ def starting_point(arguments: Arguments) -> StartingPoint:
     if arguments.hydra_only:
         return StartingPoint()
     if arguments.option("--config-name") is not None:
-        return StartingPoint(_saved_config(arguments))
+        return StartingPoint(_saved_config(arguments), _rate_of_the_method(arguments))
     named = _named(arguments)
     if isinstance(named, NamedRun):
-        return StartingPoint(named.config, run=named)
+        return StartingPoint(named.config, _rate_of_the_method(arguments), run=named)
     if named is not None:
         return _made_elsewhere(named, arguments)
     if "method.adapter" in arguments.typed and not arguments.multirun:
@@ -121,13 +121,14 @@ def _made_elsewhere(named: NamedAdapter | NamedModel, arguments: Arguments) -> S
             f"{asked}: is {what}, which evaluate, export and generate take as it is; to train from it, type "
             f"{key}={arguments.run} without run="
         )
-    data = _data_for_weights(arguments)
     if is_adapter:
-        return StartingPoint(overrides=(*_base_of(named, typed, asked), *data), adapter=named)
+        overrides = (*_base_of(named, typed, asked), *_data_for_weights(arguments))
+        return StartingPoint(overrides=overrides, adapter=named)
     wrong = [key for key in typed if key == "model" or key.partition(".")[0] == "method"]
     if wrong:
         raise ConfigError([f"{key}={typed[key]}: {asked} is a whole model; leave one of them out." for key in wrong])
-    return StartingPoint(overrides=(*model_overrides(named.model), *data), untrained=True)
+    overrides = (*model_overrides(named.model), *_data_for_weights(arguments))
+    return StartingPoint(overrides=overrides, untrained=True)
 
 
 def _adapter_to_go_on_from(arguments: Arguments) -> StartingPoint:
@@ -213,6 +214,12 @@ def _data_for_weights(arguments: Arguments) -> tuple[str, ...]:
     if is_first():
         print("llmtune: no data named, so the export is compared on data=embedded_code", file=sys.stderr)
     return _CHECKED_ON
+
+
+def _rate_of_the_method(arguments: Arguments) -> tuple[str, ...]:
+    """A saved learning rate belongs to the saved method: another method brings its own."""
+    follows = "method" in arguments.typed and "train.learning_rate" not in arguments.typed
+    return ("++train.learning_rate=${method.learning_rate}",) if follows else ()
 
 
 def _saved_config(arguments: Arguments) -> dict[str, Any]:

@@ -143,7 +143,7 @@ def test_one_format_goes_up_and_is_recorded_with_its_commit(writer, uploads, tmp
     }  # fmt: skip
     said = capsys.readouterr().out
     assert f"the {pushed} format is uploaded to tuned" in said
-    assert "uploaded to me/tuned, commit cccccccccccc (only you" in said and "https://hub/me/tuned/commit/c" in said
+    assert "uploaded to me/tuned, commit cccccccccccc (private)" in said and "https://hub/me/tuned/commit/c" in said
 
 
 def test_without_push_nothing_goes_up(writer, uploads, tmp_path):
