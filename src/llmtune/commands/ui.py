@@ -31,4 +31,3 @@ def _links(config: RunConfig, uri: str) -> list[tuple[str, str]]:
         ids = [entry["mlflow_run_id"] for entry in entries if entry["mlflow_run_id"]]
         links.append((f"side by side: {sweeps[-1].parent.name}", compare_link(base, experiment.experiment_id, ids)))
     return links
-

@@ -1,6 +1,7 @@
 """Paths as they are recorded: absolute, so that a run can be gone on with from any folder."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,11 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
         for name, keys in _PATHS.items()
     }
     return dataclasses.replace(_absolute(config, _TOP), **sections)
+
+
+def cache_folder(chosen: str | None) -> Path:
+    """The folder for prepared data and converted weights: `cache_dir`, else LLMTUNE_CACHE, else the default."""
+    return Path(chosen or os.environ.get("LLMTUNE_CACHE") or "~/.cache/llmtune").expanduser()
 
 
 def _absolute(section: Any, keys: tuple[str, ...]) -> Any:

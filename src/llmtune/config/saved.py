@@ -1,6 +1,7 @@
 """A run's resolved config on disk: plain YAML, read back without interpolation."""
 
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,17 @@ def load_plain(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise RunError(f"{path} is missing; the folder isn't a run folder, or the run never started")
-    content = yaml.load(path.read_text(encoding="utf-8"), Loader=get_yaml_loader())
+    content = yaml.load(path.read_text(encoding="utf-8"), Loader=_loader())
     if not isinstance(content, dict):
         raise RunError(f"{path} holds no config")
     return content
+
+
+@lru_cache
+def _loader() -> Any:
+    """PyYAML's C loader where it is there (seven times as fast), with OmegaConf's rules for what is a number."""
+    fast = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return type("ConfigLoader", (fast,), {"yaml_implicit_resolvers": get_yaml_loader().yaml_implicit_resolvers})
 
 
 def load_config(path: Path) -> RunConfig:

@@ -1,7 +1,6 @@
 """What the stages of one run share: its config taken apart, and what is loaded once."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from llmtune.config.paths import cache_folder
 from llmtune.config.run import RunConfig
 from llmtune.data.prepared import PreparedData, prepare_data
 from llmtune.errors import ConfigError, RunError
@@ -55,8 +55,7 @@ class RunContext:
     @cached_property
     def cache_dir(self) -> Path:
         """Folder for prepared data and converted weights."""
-        chosen = self.config.cache_dir or os.environ.get("LLMTUNE_CACHE") or "~/.cache/llmtune"
-        return Path(chosen).expanduser()
+        return cache_folder(self.config.cache_dir)
 
     @cached_property
     def source(self) -> ModelSource:
