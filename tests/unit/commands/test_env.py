@@ -13,7 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 from llmtune.commands import env, env_devices, env_disk, env_packages, env_services
-from llmtune.commands.env_finding import Finding, Places, cache_folder
+from llmtune.commands.env_finding import Finding, Places
+from llmtune.config.paths import cache_folder
 from llmtune.errors import ConfigError
 
 pytestmark = pytest.mark.fast
