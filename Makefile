@@ -20,7 +20,7 @@ TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run ui test check test-slow format lock clean
+.PHONY: help setup run ui test check test-slow format reference docs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,14 @@ test-slow: $(DONE) ## the slow tests: full figures on real weights
 format: $(DONE) ## format the code and sort its imports
 	$(BIN)/ruff check --fix --select I .
 	$(BIN)/ruff format .
+
+reference: $(DONE) ## write docs/configuration.md from the config's schemas
+	$(BIN)/python scripts/make_reference.py
+
+docs: $(DONE) ## build the documentation's pages into build/docs
+	@$(BIN)/python $(PIP) install -r docs/requirements.txt -c requirements.lock
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "open build/docs/index.html, or for its search: $(BIN)/python -m http.server --directory build/docs"
 
 lock: ## resolve pyproject.toml anew and write requirements.lock
 	PYTHON="$(PYTHON)" TORCH="$(TORCH)" TORCH_INDEX="$(TORCH_INDEX)" bash scripts/lock.sh

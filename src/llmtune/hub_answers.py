@@ -61,8 +61,9 @@ def hub_explained(asked: Asked, make_error: Callable[[str], LlmtuneError]) -> It
 
 
 def bound_waits() -> None:
-    """Let no request of the Hub's client wait for ever: 10 s for an answer (`HF_HUB_ETAG_TIMEOUT`), 120 s for one
-    that is sent files.
+    """Let no request of the Hub's client wait for ever.
+
+    An answer is waited for 10 s (`HF_HUB_ETAG_TIMEOUT`), one to something sent 120 s. The client asks up to 6 times.
     """
     from huggingface_hub import get_session
 
@@ -147,28 +148,30 @@ def _refusal(error: Any, asked: Asked) -> str:
     """What an answer with an error status means."""
     names, status = _names(error), error.response.status_code
     with_token = "authorization" in error.response.request.headers
-    if "GatedRepoError" in names:
-        if with_token and status != 401:
-            return f"your account has no access to this {asked.kind} yet; ask for it on {asked.page}"
-        return f"this {asked.kind} needs an account with access: ask for it on {asked.page}, then {_LOG_IN}"
-    if status == 401 and with_token:
-        return f"the Hub doesn't take {token_place()}: it is wrong or expired; make a new one and {_LOG_IN}"
     if "RevisionNotFoundError" in names:
         return f"the {asked.kind} has no such branch, tag or commit; leave the revision out for the newest"
+    if status in (401, 403) or "RepositoryNotFoundError" in names:
+        return _denial(names, status, asked, with_token)
+    if status == 429:
+        cure = "" if with_token else f", or {_LOG_IN} for a higher limit"
+        return f"the Hub takes no more requests for now (rate limit); wait some minutes{cure}"
+    if status >= 500:
+        return f"the Hub is out of order (status {status}); try again later, or {asked.instead}"
+    return f"the Hub refused with status {status}; see {asked.page}"
+
+
+def _denial(names: set[str], status: int, asked: Asked, with_token: bool) -> str:
+    """Why whoever asks may not have it."""
+    if status == 401 and with_token:
+        return f"the Hub doesn't take {token_place()}: it is wrong or expired; make a new one and {_LOG_IN}"
+    if "GatedRepoError" in names and with_token:
+        return f"your account has no access to this {asked.kind} yet; ask for it on {asked.page}"
+    if "GatedRepoError" in names:
+        return f"this {asked.kind} needs an account with access: ask for it on {asked.page}, then {_LOG_IN}"
     if "RepositoryNotFoundError" in names or status == 401:
         cure = "use a token that may read it" if with_token else _LOG_IN
         return f"the Hub has no such {asked.kind}, or it is private; check the id, or {cure}"
-    if status == 403:
-        return f"{token_place()} may not do this; {_LOG_IN} with one that may"
-    if status == 429:
-        return "the Hub takes no more requests for now (rate limit); wait some minutes" + (
-            "" if with_token else f", or {_LOG_IN} for a higher limit"
-        )
-    if status >= 500:
-        return f"the Hub is out of order (status {status}); try again later, or {asked.instead}"
-    if "EntryNotFoundError" in names:
-        return f"the {asked.kind} lacks a file that it lists; see {asked.page}"
-    return f"the Hub refused with status {status}; see {asked.page}"
+    return f"{token_place()} may not do this; use one that may"
 
 
 def token_place() -> str:

@@ -43,6 +43,7 @@ def run_stages(folder: RunFolder, config: RunConfig, stages: Sequence[str]) -> i
     if distributed.is_first():
         check_not_running(folder)
     start_logging(folder.log_file if distributed.is_first() else None, quiet=not distributed.is_first())
+    from llmtune.export.push import check_access
     from llmtune.stages.memory_advice import memory_explained
     from llmtune.stages.recipes import RECIPES
     from llmtune.stages.results import show_results
@@ -50,7 +51,10 @@ def run_stages(folder: RunFolder, config: RunConfig, stages: Sequence[str]) -> i
     manifest = Manifest(folder.manifest_file)
     with _recorded(folder, config, manifest) as context:
         _set_up_torch(config)
-        for stage in stages_to_run(stages, manifest, trained_elsewhere=config.is_trained_elsewhere):
+        left = stages_to_run(stages, manifest, trained_elsewhere=config.is_trained_elsewhere)
+        if "export" in left and distributed.is_first():
+            check_access(config.export)  # before training, not after it
+        for stage in left:
             if stage in _ALONE:
                 process_group.leave()
             with memory_explained(stage, context):

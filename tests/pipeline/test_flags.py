@@ -81,9 +81,7 @@ def test_a_chat_answers_line_by_line(workplace, files, monkeypatch, capsys) -> N
     from llmtune.stages.generate import Writer
 
     answer = Writer.answer
-    monkeypatch.setattr(
-        Writer, "answer", lambda self, turns, how: asked.append([*turns]) or answer(self, turns, how)
-    )
+    monkeypatch.setattr(Writer, "answer", lambda self, turns, how: asked.append([*turns]) or answer(self, turns, how))
     assert workplace.type("generate", f"--model={files['M']}", "--max-length", "4") == 0
     assert [[turn["role"] for turn in turns] for turns in asked] == [["user"], ["user", "assistant", "user"]]
     assert "model: model as it is" in capsys.readouterr().out

@@ -73,6 +73,47 @@ def test_the_export_goes_up_with_its_card(workplace, filled, monkeypatch, capsys
     assert TOKEN not in workplace.newest.log_file.read_text()
 
 
+def test_an_upload_that_cannot_be_is_refused_before_training(workplace, filled, capsys):
+    assert workplace.type(*FROM_HUB, "export.push_to_hub=me/tuned", "tracking.backend=none") == 2
+    assert "export.push_to_hub=me/tuned" in capsys.readouterr().err
+    assert not workplace.manifest.stage("prepare") and not workplace.newest.checkpoints.exists()
+    assert workplace.type("train", *FROM_HUB, "export.push_to_hub=me/tuned", "tracking.backend=none") == 0
+
+
+def test_models_and_adapters_on_the_hub_are_named_by_their_id(workplace, filled, tmp_path, capsys):
+    base = filled.repos["models", "them/tiny"].refs["v1"]
+    adapter = _adapter(tmp_path / "adapter", base)
+    filled.add("models", "them/adapter", adapter)
+    asked = ["--prompt", "x", "--max-length", "3"]
+    assert workplace.type("generate", "run=them/tiny", *asked) == 0
+    assert workplace.type("generate", "run=them/adapter", *asked) == 0
+    said = capsys.readouterr().out
+    assert "model: tiny as it is" in said and "model: adapter " in said
+
+    examples = f"data.eval_path={ASSETS / 'text.jsonl'}"
+    assert workplace.type("evaluate", "run=them/adapter", examples, "tracking.backend=none") == 0
+    assert workplace.manifest.section("model")["revision"] == base
+    assert workplace.manifest.stage("evaluate")["loss"] != workplace.manifest.stage("evaluate")["base_loss"]
+
+    words = [f"data.path={ASSETS / 'examples.jsonl'}", *SHORT, "tracking.backend=none"]
+    assert workplace.type("train", "method.adapter=them/adapter", *words) == 0
+    assert workplace.manifest.section("adapter")["sha256"]
+    assert workplace.manifest.section("model")["revision"] == base
+
+
+def _adapter(folder: Path, base_commit: str) -> Path:
+    """What plain PEFT writes for an adapter on `them/tiny`."""
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(ASSETS / "tiny_llama")
+    config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, revision=base_commit)
+    model = peft.get_peft_model(base, config)
+    model.peft_config["default"].base_model_name_or_path = "them/tiny"
+    model.save_pretrained(folder)
+    return folder
+
+
 def test_a_refusal_is_one_sentence_and_status_2(hub_server, tmp_path):
     environment = {**os.environ, "HF_ENDPOINT": hub_server.address, "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN}
     environment |= {"HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(ASSETS.parents[1] / "src")}

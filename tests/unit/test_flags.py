@@ -84,7 +84,7 @@ def test_lines_on_a_trained_run_compose(trained_run, reference, line, expected) 
         config = config_for(parse(words))
         assert {name: _value(config, name) for name in expected} == expected
         assert config.model.id == "openai-community/gpt2"
-        assert prompt == "-" or config.generate.prompt == prompt
+        assert prompt in {"-", config.generate.prompt}
         assert config.source_run == str(trained_run)
         checkpoint = str(trained_run / "checkpoints" / "checkpoint-100")
         assert config.source_weights == (checkpoint if reference == "checkpoint" else None)

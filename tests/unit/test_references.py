@@ -52,7 +52,7 @@ def test_a_checkpoint_brings_its_run(places, run, name, real) -> None:
 
 
 def test_a_checkpoint_that_is_not_there_lists_those_that_are(places, run) -> None:
-    with pytest.raises(RunError, match="has checkpoint-9, checkpoint-20, checkpoint-best$"):
+    with pytest.raises(RunError, match=r"has checkpoint-9, checkpoint-20, checkpoint-best$"):
         resolve(f"{run}/checkpoints/checkpoint-100", places)
 
 
@@ -119,7 +119,7 @@ def test_what_leads_nowhere_is_said(places, run, tmp_path, reference, message) -
 
 
 def test_the_key_that_was_typed_is_named(places) -> None:
-    with pytest.raises(RunError, match="^method.adapter=nothing: no run folder is there"):
+    with pytest.raises(RunError, match=r"^method\.adapter=nothing: no run folder is there"):
         resolve("nothing", places, key="method.adapter")
 
 

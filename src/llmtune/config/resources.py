@@ -1,6 +1,8 @@
 """Where the config files are: in the checkout, or in the installed package."""
 
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 
 def resource_dir(name: str) -> Path:
@@ -14,16 +16,45 @@ def resource_dir(name: str) -> Path:
 
 def group_options(group: str) -> list[str]:
     """Names of a config group's options, the experiments' among them, the working folder's included."""
-    folders = [resource_dir("experiments"), Path("experiments")]
-    if group != "experiment":
-        folders = [resource_dir("conf") / group, Path("conf") / group]
-    return sorted({file.stem for folder in folders if folder.is_dir() for file in folder.glob("*.yaml")})
+    return sorted({file.stem for folder in (_own(group), _ours(group)) for file in folder.glob("*.yaml")})
 
 
 def option_summary(group: str, option: str) -> str:
-    """The first comment line of an option's file: what it is."""
-    folder = resource_dir("experiments") if group == "experiment" else resource_dir("conf") / group
-    file = folder / f"{option}.yaml"
+    """The first comment line of an option's file: what it is; the working folder's file wins, as it does in Hydra."""
+    own = _own(group) / f"{option}.yaml"
+    return _first_comment(own) if own.is_file() else project_summary(group, option)
+
+
+def project_options(group: str) -> list[str]:
+    """Names of a config group's options, without those of the working folder."""
+    return sorted(file.stem for file in _ours(group).glob("*.yaml"))
+
+
+def project_summary(group: str, option: str) -> str:
+    """The first comment line of an option's file of the project, whatever the working folder holds."""
+    return _first_comment(_ours(group) / f"{option}.yaml")
+
+
+@lru_cache
+def option_content(group: str, option: str) -> dict[str, Any]:
+    """What an option's file of the project says, without interpolation; empty where there is no such file."""
+    import yaml
+    from omegaconf._utils import get_yaml_loader
+
+    file = resource_dir("conf") / group / f"{option}.yaml"
+    content = yaml.load(file.read_text(encoding="utf-8"), Loader=get_yaml_loader()) if file.is_file() else None
+    return content if isinstance(content, dict) else {}
+
+
+def _first_comment(file: Path) -> str:
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     comments = [line for line in lines if line.startswith("#") and "@package" not in line]
     return comments[0].removeprefix("#").strip() if comments else ""
+
+
+def _own(group: str) -> Path:
+    return Path("experiments") if group == "experiment" else Path("conf") / group
+
+
+def _ours(group: str) -> Path:
+    return resource_dir("experiments") if group == "experiment" else resource_dir("conf") / group

@@ -79,7 +79,7 @@ def _push(context: RunContext, name: str, folder: Path) -> dict[str, Any]:
     say(f"export.push_to_hub: the {name} format is uploaded to {context.config.export.push_to_hub}")
     again = f"python -m llmtune export run={context.folder.path}"
     pushed = push(folder, context.config.export, context.source.name, again)
-    seen = "only you and those you let in see it" if pushed.private else "everybody sees it"
+    seen = "private" if pushed.private else "everybody sees it"
     say(f"uploaded to {pushed.repo}, commit {pushed.commit[:12]} ({seen}): {pushed.url}")
     return pushed.as_json()
 
@@ -99,6 +99,9 @@ def _facts(context: RunContext) -> CardFacts:
     config = to_plain(context.config)
     evaluated, origin = _evaluated(context), context.data.report["origin"]
     training = {key: config["train"][key] for key in _CARD_TRAINING}
+    if context.config.source_run is None and context.config.is_trained_elsewhere:
+        method = config["method"] if context.config.method.name != "none" else {}
+        return CardFacts(title=context.config.model.name, method=method)
     return CardFacts(
         title=f"{context.config.model.name}-{context.config.method.name}",
         method={**config["method"], **training, "seed": context.config.seed, "precision": context.precision.name},

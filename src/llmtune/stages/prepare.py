@@ -9,6 +9,7 @@ from llmtune.data.prepared import PreparedData, preview
 from llmtune.data.splits import IN_TEST_FILE, check_not_empty
 from llmtune.logs import print_table, say, show, warn
 from llmtune.models.digest import describe_weights
+from llmtune.runs.manifest import Manifest
 from llmtune.stages.context import RunContext
 
 _SHOWN_CHARACTERS = 700
@@ -22,9 +23,10 @@ def run(context: RunContext) -> None:
     """
     say(f"model: {context.source.name} ({context.source.origin})")
     data = context.data
-    _show(data, trains=not context.config.is_trained_elsewhere)
-    num_examples = {name: split["num_examples"] for name, split in data.report["splits"].items()}
     trains = not context.config.is_trained_elsewhere
+    _show(data, trains=trains)
+    _warn_of_shared(context, trains=trains)
+    num_examples = {name: split["num_examples"] for name, split in data.report["splits"].items()}
     check_not_empty(num_examples, context.config.data, f" after those {IN_TEST_FILE} were left out", training=trains)
     if context.config.tracking.log_text:
         _show_example(context, data)
@@ -63,16 +65,21 @@ def _show(data: PreparedData, *, trains: bool) -> None:
     for source in data.report["rows"].values():
         for reason, count in source["dropped"].items():
             say(f"left out: {count:,} examples ({reason})")
-    num_left_out = data.report["num_test_in_training"]
-    if num_left_out and trains:
+
+
+def _warn_of_shared(context: RunContext, *, trains: bool) -> None:
+    """Say what became of examples that stand in the training data and in the test file."""
+    num_shared = context.data.report["num_test_in_training"]
+    trained_on = Manifest(context.trained_run.manifest_file).section("data").get("digest")
+    if num_shared and (trains or trained_on == context.data.digest):
         warn(
-            f"{num_left_out:,} examples also stand in data.eval_path; they were left out of training and validation, "
+            f"{num_shared:,} examples also stand in data.eval_path; they were left out of training and validation, "
             "so that the test loss stays clean"
         )
-    elif num_left_out:
+    elif num_shared:
         warn(
-            f"{num_left_out:,} examples of data.eval_path also stand in the data that the run took its training "
-            "examples from: the model may know them, and their loss says less"
+            f"{num_shared:,} examples of data.eval_path also stand in the data that the run took its training examples "
+            "from: the model may know them, and their loss says less"
         )
 
 

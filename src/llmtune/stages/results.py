@@ -14,9 +14,11 @@ def show_results(context: RunContext) -> None:
     """Show what the finished stages found and suggest, where it is and the commands that go on from it."""
     rows = list(_rows(context))
     if rows:
-        untrained = context.config.method.name == "none"
-        columns = ("", "", "model", "") if untrained else ("", "base model", "tuned", "change")
-        print_table(f"results: {context.folder.path.name}", columns, rows)
+        title = f"results: {context.folder.path.name}"
+        if context.config.method.name == "none":
+            print_table(title, ("", "model"), [(row[0], row[2]) for row in rows])
+        else:
+            print_table(title, ("", "base model", "tuned", "change"), rows)
     perplexity = context.manifest.stage("evaluate").get("perplexity")
     if perplexity is not None:
         reading = read_perplexity(perplexity)
@@ -26,6 +28,8 @@ def show_results(context: RunContext) -> None:
     say(f"run folder: {context.folder.path}")
     for name, result in context.manifest.stage("export").items():
         say(f"export {name}: {result['folder']}")
+        if "hub" in result:
+            say(f"on the Hub: {result['hub']['url']}")
     tracker = context.tracker
     if isinstance(tracker, MlflowTracker) and tracker.run_id and tracker.experiment_id:
         base = ui_base(tracker.uri, context.config.tracking.ui_port)

@@ -3,16 +3,14 @@
 import hashlib
 import json
 import shutil
-from unittest.mock import MagicMock
 
 import huggingface_hub
 import pytest
 import torch
-from huggingface_hub import errors
 
 from llmtune.config.model import ModelConfig
 from llmtune.errors import ModelError
-from llmtune.models import source as source_module
+from llmtune.models import hub as hub_module
 from llmtune.models.load import LoadSettings, load_base
 from llmtune.models.source import locate_model, max_positions
 
@@ -47,7 +45,7 @@ def hub_cache(tiny_llama, tmp_path, monkeypatch):
     shutil.copytree(tiny_llama, repo / "snapshots" / COMMIT)
     real = huggingface_hub.snapshot_download
     monkeypatch.setattr(
-        source_module, "snapshot_download", lambda *args, **how: real(*args, cache_dir=tmp_path / "hub", **how)
+        hub_module, "snapshot_download", lambda *args, **how: real(*args, cache_dir=tmp_path / "hub", **how)
     )
     return repo
 
@@ -101,8 +99,13 @@ def test_hub_cache_without_network(hub_cache, tmp_path):
 
 
 @pytest.mark.fast
+def test_the_commit_is_told_where_the_model_comes_from(hub_cache, tmp_path):
+    assert locate_model(hub_config(), tmp_path).origin == f"someone/tiny at {COMMIT[:12]} on the Hugging Face Hub"
+
+
+@pytest.mark.fast
 def test_hub_refusals_without_network(hub_cache, tmp_path):
-    with pytest.raises(ModelError, match=r"model.id=someone/other: not in the Hub cache, and the Hub can't be reached"):
+    with pytest.raises(ModelError, match=r"model.id=someone/other: not in the Hub cache, and HF_HUB_OFFLINE is set"):
         locate_model(hub_config(id="someone/other"), tmp_path)
     with pytest.raises(ModelError, match=rf"model.revision={OTHER_COMMIT}: not in the Hub cache"):
         locate_model(hub_config(revision=OTHER_COMMIT), tmp_path)
@@ -114,22 +117,14 @@ def test_hub_refusals_without_network(hub_cache, tmp_path):
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize(
-    ("error", "text"),
-    [
-        (errors.GatedRepoError, "access to this model must be granted first"),
-        (errors.RepositoryNotFoundError, "the Hub has no such model, or it is private"),
-        (errors.RevisionNotFoundError, "no such branch, tag or commit"),
-        (errors.HfHubHTTPError, r"the Hub refused the download \(said so\)"),
-    ],
-)
-def test_what_the_hub_answers(monkeypatch, tmp_path, error, text):
-    def answer(*args, **how):
-        raise error("said so", response=MagicMock())
-
-    monkeypatch.setattr(source_module, "snapshot_download", answer)
-    with pytest.raises(ModelError, match=text):
-        locate_model(hub_config(), tmp_path)
+def test_weights_that_an_index_lists_must_be_there(hub_cache, copy, tmp_path):
+    index = json.dumps({"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}})
+    (copy / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(ModelError, match=r"copy is incomplete: its index lists 1 weight files.*, model-00002-of-00002"):
+        locate_model(folder_config(copy), tmp_path)
+    (hub_cache / "snapshots" / COMMIT / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(ModelError, match=r"model\.id=someone/tiny is incomplete"):
+        locate_model(hub_config(revision=COMMIT), tmp_path)
 
 
 @pytest.mark.fast

@@ -90,7 +90,10 @@ def test_a_killed_job_is_marked_in_the_store_and_fails_the_parent(tmp_path, uri,
     jobs = [_job(tmp_path, "killed", TRACKED_START + KILL, uri)]
     assert run_sweep(jobs, _settings(tmp_path, uri)) == 1
     record = RunStatusFile(jobs[0].folder.status_file).read()
-    assert (record.status, record.error) == ("KILLED", "ended by SIGKILL, as where memory runs out: lower train.micro_batch_size")
+    assert (record.status, record.error) == (
+        "KILLED",
+        "ended by SIGKILL, as where memory runs out: lower train.micro_batch_size",
+    )
     client = MlflowClient(uri)
     assert client.get_run(record.mlflow_run_id).info.status == "KILLED"
     parent = RunStatusFile(tmp_path / "sweep" / "status.json").read()
@@ -130,7 +133,12 @@ def test_no_end_of_a_job_stops_the_others(tmp_path, said):
     for job in jobs:
         record = RunStatusFile(job.folder.status_file).read()
         assert (record.status, record.error) == ends[job.name][1:], job.name
-    assert any(line.startswith("killed KILLED: ended by SIGKILL, as where memory runs out: lower train.micro_batch_size (log: ") for line in said)
+    assert any(
+        line.startswith(
+            "killed KILLED: ended by SIGKILL, as where memory runs out: lower train.micro_batch_size (log: "
+        )
+        for line in said
+    )
     assert not any(line.startswith("finishes FINISHED") for line in said)
 
 
