@@ -1,11 +1,15 @@
 """Every file under conf/ and experiments/ composes into a checked config."""
 
+import dataclasses
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
 from llmtune.config.compose import Composition, compose
+from llmtune.config.data import FilesConfig
+from llmtune.config.experiments import names_data
 from llmtune.config.resources import group_options, option_summary, resource_dir
 from llmtune.config.run import RunConfig
 from llmtune.config.schema import groups, keys
@@ -19,6 +23,8 @@ OPTIONS = sorted(
     if file.parent != resource_dir("conf")
 )
 EXPERIMENTS = group_options("experiment")
+DIFFERENCES = sorted(name for name in EXPERIMENTS if not names_data(name))
+"""Experiments for anyone's data: what they change is something else."""
 NEEDED = {
     ("data", "files"): ["++data.path='x.jsonl'"],
     ("data", "hub"): ["++data.id='a/b'"],
@@ -29,7 +35,7 @@ NEEDED = {
 
 def test_the_files_are_all_found() -> None:
     assert len(OPTIONS) == 39
-    assert len(EXPERIMENTS) == 3
+    assert len(EXPERIMENTS) == 11
     assert {group for group, _ in OPTIONS} | {"experiment"} == set(groups())
 
 
@@ -40,14 +46,99 @@ def test_each_option_composes(group, option) -> None:
     assert isinstance(config, RunConfig)
 
 
+def composed(*overrides: str) -> list[RunConfig]:
+    """The config; for a sweep each job's."""
+    seen: list[RunConfig] = []
+    config = compose(Composition(overrides=overrides), lambda configs, _: seen.extend(configs) or [0] * len(configs))
+    return [config] if isinstance(config, RunConfig) else seen
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_each_experiment_composes(experiment) -> None:
-    seen: list[RunConfig] = []
-    config = compose(
-        Composition(overrides=[f"experiment={experiment}"]),
-        lambda configs, _: seen.extend(configs) or [0] * len(configs),
+    names = f"[quickstart,{experiment}]" if experiment in DIFFERENCES else experiment
+    assert composed(f"experiment={names}")
+
+
+def test_the_experiments_for_any_data_are_known() -> None:
+    assert DIFFERENCES == [
+        "balanced",
+        "compare_methods",
+        "fast_iteration",
+        "high_quality",
+        "sweep_data_size",
+        "sweep_learning_rate",
+    ]
+
+
+@pytest.mark.parametrize("experiment", DIFFERENCES)
+def test_an_experiment_for_any_data_takes_the_whole_of_a_file(experiment) -> None:
+    for config in composed("data=files", "++data.path='x.jsonl'", f"experiment={experiment}"):
+        limit = config.data.num_examples if experiment == "sweep_data_size" else None
+        assert config.data == FilesConfig(path="x.jsonl", num_examples=limit)
+
+
+@pytest.mark.parametrize("experiment", DIFFERENCES)
+def test_an_experiment_for_any_data_takes_the_quick_starts_where_there_is_none(experiment) -> None:
+    (quickstart,) = composed("experiment=quickstart")
+    for config in composed(f"experiment=[quickstart,{experiment}]"):
+        limit = config.data.num_examples if experiment == "sweep_data_size" else 400
+        assert config.data == dataclasses.replace(quickstart.data, num_examples=limit)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "method", "batch", "epochs", "learning_rate"),
+    [
+        ("domain_text", "lora", (4, 2), 5, 5e-4),
+        ("code_generation", "qlora", (4, 2), 3, 2e-4),
+        ("creative_writing", "lora", (4, 2), 5, 2e-4),
+        ("[quickstart,fast_iteration]", "qlora", (1, 2), 1, 2e-4),
+        ("[quickstart,balanced]", "lora", (8, 2), 3, 2e-4),
+        ("[quickstart,high_quality]", "full", (8, 8), 5, 2e-5),
+    ],
+)
+def test_each_experiment_trains_as_its_head_says(experiment, method, batch, epochs, learning_rate) -> None:
+    (config,) = composed(f"experiment={experiment}")
+    train = config.train
+    assert (config.method.name, train.num_epochs, train.learning_rate) == (method, epochs, learning_rate)
+    assert (train.micro_batch_size, train.gradient_accumulation_steps) == batch
+
+
+def test_the_experiments_on_a_file_name_it() -> None:
+    (domain,), (code,), (writing,) = (
+        composed(f"experiment={name}") for name in ("domain_text", "code_generation", "creative_writing")
     )
-    assert isinstance(config, RunConfig) or len(seen) > 1
+    assert domain.data == FilesConfig(path="medical_papers.jsonl", eval_path="medical_eval.jsonl")
+    assert code.data == FilesConfig(path="python_code.jsonl", max_seq_len=1024)
+    assert writing.data == FilesConfig(path="stories.jsonl")
+    assert (writing.generate.temperature, writing.generate.num_samples) == (1.0, 3)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "read", "values"),
+    [
+        ("sweep_learning_rate", lambda config: config.train.learning_rate, [1e-4, 2e-4, 5e-4, 1e-3]),
+        ("sweep_data_size", lambda config: config.data.num_examples, [50, 100, 200, 400]),
+        ("compare_methods", lambda config: config.method.name, ["lora", "qlora", "full"]),
+    ],
+)
+def test_a_sweep_has_the_jobs_that_its_head_names(experiment, read, values) -> None:
+    assert [read(config) for config in composed(f"experiment=[quickstart,{experiment}]")] == values
+
+
+def test_a_sweeps_methods_and_a_profile_can_be_joined() -> None:
+    jobs = composed("experiment=[quickstart,fast_iteration,compare_methods]")
+    assert [config.method.name for config in jobs] == ["lora", "qlora", "full"]
+    assert {config.train.micro_batch_size for config in jobs} == {1}
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_each_experiment_is_headed_by_its_command(experiment) -> None:
+    lines = (resource_dir("experiments") / f"{experiment}.yaml").read_text(encoding="utf-8").splitlines()
+    head = list(takewhile(lambda line: line.startswith("#"), lines))
+    assert head[0] == "# @package _global_"
+    assert head[1].endswith(".")
+    command = "python -m llmtune" if experiment == "quickstart" else f"python -m llmtune +experiment={experiment}"
+    assert head[2].startswith(f"#   {command}")
 
 
 @pytest.mark.parametrize(("group", "option"), [*OPTIONS, *(("experiment", name) for name in EXPERIMENTS)])

@@ -1,5 +1,8 @@
 """Splits follow from content."""
 
+import dataclasses
+import itertools
+
 import pytest
 
 from llmtune.config.data import FilesConfig
@@ -68,6 +71,36 @@ def test_smaller_sets_are_part_of_larger_ones():
         assert len(small.by_name[name]) == count
         assert large.by_name[name][:count] == small.by_name[name]
     assert small.dropped["train"]["over the limit of train examples"] > 500
+
+
+SIZES = (50, 100, 200, 400)
+
+
+def assert_nested(by_size):
+    """Each size's training set is the start of the next one's; validation and test set are the same."""
+    for small, large in itertools.pairwise(by_size):
+        assert large["train"][: len(small["train"])] == small["train"]
+        assert len(small["train"]) < len(large["train"])
+        assert (small["validation"], small["test"]) == (large["validation"], large["test"])
+
+
+def test_more_training_examples_move_neither_validation_nor_test_set():
+    assert_nested([split_records(FilesConfig(num_examples=n), texts(900), None).by_name for n in SIZES])
+    config = dataclasses.replace(FilesConfig(), eval_path="e", num_validation_examples=16)
+    held_out = texts(60, first=850)
+    assert_nested(
+        [split_records(dataclasses.replace(config, num_examples=n), texts(900), held_out).by_name for n in SIZES]
+    )
+
+
+def test_sets_out_of_groups_are_nested_too():
+    records = [Record("f", n, text=f"text {n}", group=f"module {n % 90}") for n in range(900)]
+    assert_nested([split_records(FilesConfig(num_examples=n), records, None).by_name for n in SIZES])
+
+
+def test_a_set_larger_than_the_pool_is_the_whole_pool():
+    whole, more = (split_records(FilesConfig(num_examples=n), texts(100), None) for n in (None, 4000))
+    assert more.by_name == whole.by_name
 
 
 def test_an_eval_file_is_the_whole_test_set_and_its_examples_are_neither_trained_nor_validated_on():
