@@ -191,12 +191,13 @@ def _data(arguments: Arguments) -> tuple[str, ...]:
     typed = arguments.typed
     experiment = typed.get("experiment", "")
     names = [name for name in re.split(r"[\[\],\s]+", experiment) if name]
-    swept = arguments.multirun and "," in experiment and not experiment.startswith("[")
-    if swept or any(key in typed for key in _NAMES_DATA) or any(map(names_data, names)):
+    if any(key in typed for key in _NAMES_DATA) or any(map(names_data, names)):
         return ()
     if arguments.command is not None:
         return ("data=embedded_code",)
     beneath = f"experiment=[{','.join(['quickstart', *names])}]" if names else "experiment=quickstart"
+    if arguments.multirun and "[" not in experiment:
+        beneath = f"experiment={','.join(f'[quickstart,{name}]' for name in names) or 'quickstart'}"
     if is_first():
         print(f"llmtune: no data named, so this is {beneath}; data.path=FILE takes yours", file=sys.stderr)
     return (beneath,)

@@ -107,7 +107,7 @@ def test_the_experiments_on_a_file_name_it() -> None:
     (domain,), (code,), (writing,) = (
         composed(f"experiment={name}") for name in ("domain_text", "code_generation", "creative_writing")
     )
-    assert domain.data == FilesConfig(path="medical_papers.jsonl", eval_path="medical_eval.jsonl")
+    assert domain.data == FilesConfig(path="medical_papers.jsonl")
     assert code.data == FilesConfig(path="python_code.jsonl", max_seq_len=1024)
     assert writing.data == FilesConfig(path="stories.jsonl")
     assert (writing.generate.temperature, writing.generate.num_samples) == (1.0, 3)

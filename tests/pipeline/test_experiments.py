@@ -89,7 +89,7 @@ def test_the_stories_run_writes_three_samples_at_temperature_1(workplace, capsys
 
 @pytest.mark.fast
 def test_the_file_to_measure_on_can_be_left_out(capsys) -> None:
-    assert run(["+experiment=domain_text", "data.path=mine.jsonl", "~data.eval_path", "--cfg", "job"]) == 0
+    assert run(["+experiment=domain_text", "data.path=mine.jsonl", "--cfg", "job"]) == 0
     shown = capsys.readouterr().out
     assert "path: mine.jsonl" in shown
     assert "eval_path: null" in shown
@@ -99,7 +99,7 @@ def test_the_file_to_measure_on_can_be_left_out(capsys) -> None:
     ("experiment", "words", "key", "file"),
     [
         ("domain_text", [], "data.path", "medical_papers.jsonl"),
-        ("domain_text", [f"data.path={EXAMPLES}"], "data.eval_path", "medical_eval.jsonl"),
+        ("domain_text", [f"data.path={EXAMPLES}", "data.eval_path=eval.jsonl"], "data.eval_path", "eval.jsonl"),
         ("code_generation", [], "data.path", "python_code.jsonl"),
         ("creative_writing", [], "data.path", "stories.jsonl"),
     ],
@@ -107,7 +107,8 @@ def test_the_file_to_measure_on_can_be_left_out(capsys) -> None:
 def test_a_file_that_is_not_there_is_named_with_its_key(workplace, capsys, experiment, words, key, file) -> None:
     assert workplace.type(f"+experiment={experiment}", *words, *TINY) == 2
     errors = capsys.readouterr().err
-    assert re.search(rf"^llmtune: {key}=\S*{file}: there is no such file", errors, flags=re.MULTILINE)
+    message = rf"^llmtune: {key}=\S*{file}: there is no such file; set {key} to a file that is there$"
+    assert re.search(message, errors, flags=re.MULTILINE)
     assert "Traceback" not in errors
 
 

@@ -37,6 +37,8 @@ def _file(folder, name, text):
         (["experiment=on_option"], []),
         (["experiment=on_other"], []),
         (["-m", "experiment=plain,on_file"], []),
+        (["-m", "experiment=plain,plainer"], ["experiment=[quickstart,plain],[quickstart,plainer]"]),
+        (["-m", "seed=1,2"], ["experiment=quickstart"]),
         (["generate"], ["data=embedded_code"]),
     ],
 )

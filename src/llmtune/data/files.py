@@ -69,7 +69,7 @@ def find_file(path: str, *, key: str = "data.path") -> Path:
         raise DataError(f"{key}={path} is a folder; name one file in it")
     beside = [entry.name for entry in file.parent.iterdir() if entry.is_file()] if file.parent.is_dir() else []
     nearest = difflib.get_close_matches(file.name, beside, n=1)
-    hint = f"; did you mean {file.parent / nearest[0]}?" if nearest else f" (looked in {file.parent.resolve()})"
+    hint = f"; did you mean {file.parent / nearest[0]}?" if nearest else f"; set {key} to a file that is there"
     raise DataError(f"{key}={path}: there is no such file{hint}")
 
 
