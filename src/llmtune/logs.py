@@ -1,12 +1,15 @@
 """What a person sees while llmtune works: lines, tables, progress; and which library noise is silenced."""
 
+import io
 import logging
 import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -19,6 +22,8 @@ _console = Console(
 )
 _PLAIN_LINE_SECONDS = 15.0
 _SHORT_WORK_SECONDS = 5.0
+_NOTEBOOK_SECONDS = 0.5
+_NOTEBOOK_HTML = '<pre style="white-space:pre;line-height:normal">{code}</pre>'
 _SILENCED = {
     "alembic": logging.WARNING,  # "Running upgrade …", a line a migration, when a store is made
     "mlflow.store.db.utils": logging.WARNING,  # "Creating initial MLflow database tables..."
@@ -85,8 +90,42 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     logger.info("%s\n%s", title, "\n".join(" | ".join(row) for row in [tuple(columns), *kept]))
 
 
+class NotebookProgress(Progress):
+    """Bars in one output of a notebook's cell, which IPython draws anew; it needs no widgets and starts no thread."""
+
+    _shown: Any = None
+    _drawn = 0.0
+
+    def start(self) -> None:
+        """Nothing: the output opens with the first task."""
+
+    def stop(self) -> None:
+        """Draw how far the work came."""
+        self.refresh()
+
+    def update(self, *arguments: Any, **changes: Any) -> None:
+        """Change a task, and draw anew what was last drawn a while ago."""
+        super().update(*arguments, **changes)
+        if time.monotonic() - self._drawn >= _NOTEBOOK_SECONDS:
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Draw the tasks as they are."""
+        self._drawn = time.monotonic()
+        if self._shown is None:
+            self._shown = import_module("IPython.display").display(self._picture(), raw=True, display_id=True)
+        else:
+            self._shown.update(self._picture(), raw=True)
+
+    def _picture(self) -> dict[str, str]:
+        drawing = Console(file=io.StringIO(), record=True, width=_console.width, force_jupyter=False)
+        drawing.print(self.get_renderable())
+        html = drawing.export_html(inline_styles=True, code_format=_NOTEBOOK_HTML, clear=False)
+        return {"text/html": html, "text/plain": drawing.export_text()}
+
+
 class ProgressLine:
-    """A progress bar on a terminal; without one, a plain line every 15 seconds and at the end of longer work."""
+    """A progress bar on a terminal or in a notebook; else a line every 15 seconds and at the end of longer work."""
 
     def __init__(self, description: str, total: int, bar: Progress | None, task: TaskID | None) -> None:
         self._description = description
@@ -118,7 +157,7 @@ def progress(description: str, total: int) -> Iterator[ProgressLine]:
         description: what is being done.
         total: how many units the work has.
     """
-    if not _console.is_terminal or _console.quiet:
+    if not (_console.is_terminal or _console.is_jupyter) or _console.quiet:
         yield ProgressLine(description, total, None, None)
         return
     if _bars:
@@ -133,7 +172,8 @@ def progress(description: str, total: int) -> Iterator[ProgressLine]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", markup=False),
     )
-    with Progress(*columns, *times, console=_console) as bar:
+    kind = NotebookProgress if _console.is_jupyter else Progress
+    with kind(*columns, *times, console=_console) as bar:
         _bars.append(bar)
         try:
             yield ProgressLine(description, total, bar, bar.add_task(description, total=total, note=""))
@@ -148,6 +188,8 @@ def silence_libraries() -> None:
     """
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     warnings.filterwarnings("ignore", message=r"`torch\.jit\.script_method` is deprecated", category=DeprecationWarning)
+    # tqdm's, in a notebook without ipywidgets, on bars that aren't ours
+    warnings.filterwarnings("ignore", message="IProgress not found")
     # SQLAlchemy's SADeprecationWarning, on what mlflow asks of it
     warnings.filterwarnings("ignore", message=r".*noload", category=DeprecationWarning, module=r"mlflow\.")
     logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_not_about_kernels)

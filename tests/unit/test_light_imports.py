@@ -9,7 +9,7 @@ import pytest
 pytestmark = pytest.mark.fast
 
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "mlflow", "optuna", "matplotlib"}
-LIGHT_MODULES = ("llmtune", "llmtune.config.run", "llmtune.cli")
+LIGHT_MODULES = ("llmtune", "llmtune.config.run", "llmtune.cli", "llmtune.api", "llmtune.commands.runs")
 
 
 def heavy_after(statement: str) -> set[str]:

@@ -2,10 +2,15 @@
 
 import subprocess
 import sys
+import threading
 import warnings
+from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
+from llmtune import logs
 from llmtune.logs import silence_libraries
 
 pytestmark = pytest.mark.fast
@@ -27,3 +32,83 @@ def test_only_the_named_warnings_are_silenced() -> None:
         warnings.warn("`torch.jit.script_method` is deprecated. Please switch", DeprecationWarning, stacklevel=1)
         warnings.warn("another thing is deprecated", DeprecationWarning, stacklevel=1)
     assert [str(warning.message) for warning in seen] == ["another thing is deprecated"]
+
+
+@dataclass
+class Display:
+    """What IPython was asked to show: an output for each display, its pictures in turn."""
+
+    outputs: list[list[str]] = field(default_factory=list)
+
+    def __call__(self, data, *, raw=False, display_id=None):
+        if not raw:  # rich's own, a line that was said
+            data = data._repr_mimebundle_([], [])
+        self.outputs.append([data["text/plain"]])
+        output = self.outputs[-1]
+        return SimpleNamespace(update=lambda later, raw: output.append(later["text/plain"]))
+
+
+@pytest.fixture
+def notebook(monkeypatch) -> Display:
+    """A notebook in place of the terminal."""
+    display = Display()
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=SimpleNamespace(display=display)))
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
+    monkeypatch.setattr(logs, "_console", Console(force_jupyter=True, width=120))
+    return display
+
+
+def test_a_notebook_shows_one_bar_that_is_drawn_anew(notebook, monkeypatch) -> None:
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(logs.time, "monotonic", lambda: clock.now)
+    before = threading.active_count()
+    with logs.progress("train", 1000) as line:
+        for step in range(1000):
+            clock.now += 0.05
+            line.advance(note=f"loss {step}")
+        assert threading.active_count() == before
+    (pictures,) = notebook.outputs
+    assert 80 <= len(pictures) <= 120  # 50 seconds, two pictures a second
+    assert "0/1000" in pictures[0]
+    assert "1000/1000" in pictures[-1]
+    assert "loss 999" in pictures[-1]
+    assert pictures[-1].count("\n") == 1
+
+
+def test_a_bar_within_a_bar_stands_in_the_same_output(notebook) -> None:
+    with logs.progress("train", 2) as outer:
+        outer.advance()
+        with logs.progress("validate", 3) as inner:
+            inner.advance(3)
+        outer.advance()
+    (pictures,) = notebook.outputs
+    assert "2/2" in pictures[-1]
+    assert "validate" not in pictures[-1]
+
+
+def test_an_interrupted_bar_stays_as_far_as_it_came(notebook) -> None:
+    with pytest.raises(KeyboardInterrupt), logs.progress("train", 4) as line:
+        line.advance(3)
+        raise KeyboardInterrupt
+    assert "3/4" in notebook.outputs[0][-1]
+    with logs.progress("evaluate", 1):
+        pass
+    assert len(notebook.outputs) == 2
+
+
+def test_a_quiet_process_shows_no_bar(notebook) -> None:
+    logs._console.quiet = True
+    with logs.progress("train", 1) as line:
+        line.advance()
+    assert notebook.outputs == []
+
+
+def test_without_a_terminal_or_a_notebook_a_line_stands_for_the_bar(monkeypatch, capsys) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(logs.time, "monotonic", lambda: clock.now)
+    with logs.progress("train", 40) as line:
+        for _ in range(40):
+            clock.now += 1
+            line.advance()
+    shown = capsys.readouterr().out.splitlines()
+    assert [text.split(" ")[1] for text in shown] == ["15/40", "30/40", "40/40"]
