@@ -12,7 +12,13 @@ from llmtune.runs.lookup import list_runs
 from llmtune.runs.manifest import Manifest
 
 ASSETS = Path(__file__).parent.parent / "assets"
-SHORT = ["data.max_seq_len=64", "train.num_epochs=1", "data.num_examples=64", "evaluate.sample_max_new_tokens=8"]
+SHORT = [
+    "hardware.num_threads=1",
+    "data.max_seq_len=64",
+    "train.num_epochs=1",
+    "data.num_examples=64",
+    "evaluate.sample_max_new_tokens=8",
+]
 
 
 @dataclass
@@ -44,6 +50,8 @@ class Workplace:
 def workplace(tmp_path, monkeypatch) -> Workplace:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    # One thread: where tests share the cores, two on a tiny model wait for each other 10 times as long as they compute.
+    monkeypatch.setattr("llmtune.pipeline.usable_cores", lambda: 1)
     monkeypatch.setenv(
         "PYTHONPATH", os.pathsep.join([str(ASSETS.parent.parent / "src"), os.environ.get("PYTHONPATH", "")])
     )

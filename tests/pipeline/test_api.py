@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llmtune import FineTuneConfig, LLMFineTuner, pipeline
+from llmtune import FineTuneConfig, LLMFineTuner
 from llmtune.errors import LlmtuneError, RunError
 from llmtune.runs.lookup import list_runs
 from llmtune.runs.manifest import Manifest
@@ -21,12 +21,6 @@ from .conftest import ASSETS
 
 EXAMPLES = ASSETS.parent.parent / "scripts" / "examples"
 TINY = ASSETS / "tiny_llama"
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch) -> None:
-    """Tiny models are slower on several threads, by far where other work shares the cores."""
-    monkeypatch.setattr(pipeline, "usable_cores", lambda: 1)
 
 
 @pytest.fixture
