@@ -15,9 +15,10 @@ DONE := .venv/.setup-done
 PIP := -m pip -qq --disable-pip-version-check --no-input
 TORCH_FROM := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 
-# One thread each for the tests' tiny models: more of them only wait for each other.
+# Two workers of one thread each for the tests' tiny models: more threads only wait for each other.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+WORKERS := --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run ui test check test-slow format reference docs lock clean
@@ -48,14 +49,14 @@ ui: $(DONE) ## MLflow's pages on the recorded runs
 	$(BIN)/python -m llmtune ui $(ARGS)
 
 test: $(DONE) ## all tests but the slow ones and those that need a GPU
-	$(TEST_ENV) $(PYTEST) -m "not slow and not gpu and not multi_gpu"
+	$(TEST_ENV) $(PYTEST) $(WORKERS) -m "not slow and not gpu and not multi_gpu"
 
 check: $(DONE) ## format, lint, types, import contract and the fast tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(TEST_ENV) $(PYTEST) -m fast
+	$(TEST_ENV) $(PYTEST) $(WORKERS) -m fast
 
 test-slow: $(DONE) ## the slow tests: full figures on real weights
 	$(PYTEST) -m "slow and not gpu and not multi_gpu"

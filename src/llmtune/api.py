@@ -130,19 +130,20 @@ class LLMFineTuner:
         self._goes_on = False
 
     @classmethod
-    def from_run(cls, reference: str | PathLike[str]) -> "LLMFineTuner":
+    def from_run(cls, reference: str | PathLike[str], runs_dir: str | PathLike[str] = "runs") -> "LLMFineTuner":
         """A tuner on weights that are there, or on a run that `train()` goes on with.
 
         Args:
             reference: what `run=` takes: a run folder, a checkpoint in one, an MLflow run id, `latest`; to measure,
                 write and export also a model, the folder of an adapter, or a Hub id.
+            runs_dir: folder of the runs.
 
         Raises:
             RunError: it leads nowhere.
         """
         from llmtune.references import NamedRun, Places, resolve
 
-        named = resolve(str(reference), Places(Path("runs")))
+        named = resolve(str(reference), Places(Path(runs_dir)))
         tuner = cls()
         tuner._goes_on, tuner._reference = True, str(reference)
         if isinstance(named, NamedRun):
@@ -344,11 +345,9 @@ def _check_words(arguments: "Arguments") -> None:
 
 def _composed(words: Sequence[str]) -> "RunConfig":
     """The config of the words, checked, its file of examples not named yet where they name no data."""
-    from llmtune.config.experiments import names_data
+    from llmtune.starting_point import names_its_data
 
-    typed = _parsed(words).typed
-    experiments = filter(None, re.split(r"[\[\],\s]+", typed.get("experiment", "")))
-    if any(key in typed for key in ("data", "data.path", "data.id")) or any(map(names_data, experiments)):
+    if names_its_data(_parsed(words).typed):
         return _config_for(["train", *words])
     config = _config_for(["train", *words, "data.path=not-named-yet"])
     return dataclasses.replace(config, data=dataclasses.replace(config.data, path=None))

@@ -2,8 +2,9 @@
 
 import re
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from llmtune.config.resources import group_options
@@ -19,13 +20,33 @@ PLAIN_COMMANDS = ("runs", "env")
 """Commands that read the record or the machine, and take arguments of their own."""
 _WORDS = (*STAGES, *COMMANDS, *PLAIN_COMMANDS)
 
-_SWITCHES = {"-m": "--multirun", "-h": "--help", "-r": "--run"}
-_SWITCHES |= {flag: flag for flag in ("--multirun", "--help", "--hydra-help", "--run", "--version", "--resolve")}
+_SWITCHES = {"-m": "--multirun", "-h": "--help"}
+_SWITCHES |= {flag: flag for flag in ("--multirun", "--help", "--hydra-help", "--version")}
 _WITH_VALUE = {"-c": "--cfg", "-cd": "--config-dir", "-i": "--info", "-sc": "--shell-completion", "-p": "--package"}
 _WITH_VALUE |= {"-cn": "--config-name"}
 _WITH_VALUE |= {flag: flag for flag in ("--cfg", "--config-dir", "--config-name", "--info", "--package")}
 _WITH_VALUE |= {"--shell-completion": "--shell-completion"}
-_PASSED_ON = ("--hydra-help", "--info", "--shell-completion", "-sc")
+_PASSED_ON = ("--hydra-help", "--info", "--shell-completion")
+_COMPLETION = re.compile(r"(install|query|uninstall)=(bash|fish|zsh)")
+_FOREIGN = {
+    **dict.fromkeys(("-r", "--run", "--checkpoint", "--adapter-path", "--resume", "--resume-from-checkpoint"), "run="),
+    **dict.fromkeys(("--model-name", "--model-name-or-path", "--model-id", "--base-model"), "--model "),
+    **dict.fromkeys(("--data", "--dataset", "--dataset-path", "--train-file", "--training-data"), "--train-data "),
+    **dict.fromkeys(("--eval-file", "--validation-file", "--val-data", "--test-data"), "--eval-data "),
+    **dict.fromkeys(("--lora-rank", "--rank", "--r"), "--lora-r "),
+    **dict.fromkeys(("--max-tokens", "--max-new-tokens"), "--max-length "),
+    **dict.fromkeys(("--max-seq-len", "--max-sequence-length", "--cutoff-len"), "--max-seq-length "),
+    "--num-train-epochs": "--epochs ",
+    "--per-device-train-batch-size": "--batch-size ",
+    "--lr": "--learning-rate ",
+    "--output-dir": "runs_dir=",
+    "--config": "--config-name ",
+}
+"""Options of other tools, each with the start of what is typed here."""
+_TEXT_ALWAYS = "generate.prompt"
+"""The one text that may be the word null."""
+_NEVER_EMPTY = ("run", "method.adapter")
+"""Besides the groups."""
 _OVERRIDE = re.compile(r"(?P<prefix>\+{0,2})(?P<key>[A-Za-z_][\w./@-]*)=(?P<value>.*)", re.DOTALL)
 
 
@@ -39,7 +60,7 @@ class Arguments:
         options: Hydra's options in their long form, those with a value as two entries.
         words: stages, commands and overrides as typed, flags turned into overrides.
         overrides: overrides in Hydra's grammar.
-        typed: the groups and keys that were typed, each with its value as typed.
+        typed: the groups and keys that were typed, each with its value as typed; without a text taken back by null.
     """
 
     stages: list[str] = field(default_factory=list)
@@ -100,6 +121,30 @@ def parse(arguments: Sequence[str]) -> Arguments:
     return found
 
 
+def asks_for_help(arguments: Sequence[str]) -> bool:
+    """Whether `--help` or `-h` is there, and not as the value of a flag."""
+    return any(argument in ("--help", "-h") for argument in _without_values(arguments))
+
+
+def first_bare_word(arguments: Sequence[str]) -> str | None:
+    """The first word that is neither an option nor an override nor the value of an option, known or not."""
+    words = (argument for argument in _without_values(arguments) if not argument.startswith("-"))
+    return next((word for word in words if "=" not in word and not word.startswith("~")), None)
+
+
+def _without_values(arguments: Sequence[str]) -> Iterator[str]:
+    """The arguments without those that an option, known or not, takes as its value."""
+    waiting = deque(arguments)
+    while waiting:
+        argument = waiting.popleft()
+        yield argument
+        if not argument.startswith("-") or "=" in argument or argument in _SWITCHES or not waiting:
+            continue
+        is_value = argument in {*FLAGS, *_WITH_VALUE} or not (waiting[0].startswith("-") or waiting[0] in _WORDS)
+        if is_value:
+            waiting.popleft()
+
+
 def quoted(value: str) -> str:
     """The value as a quoted string of Hydra's grammar that parses to exactly this text."""
     escaped = re.sub(r"(\\*)'", lambda match: match.group(1) * 2 + r"\'", value)
@@ -112,7 +157,9 @@ def _take_flag(argument: str, waiting: deque[str], found: Arguments, problems: l
     """Put the override that a flag stands for among the words."""
     flag, equals, value = argument.partition("=")
     if not equals and (not waiting or waiting[0] in {*FLAGS, *_SWITCHES, *_WITH_VALUE}):
-        problems.append(f"{flag}: needs a value, {flag} VALUE (it stands for {FLAGS[flag]}=VALUE).")
+        as_text = waiting and FLAGS[flag] in verbatim_keys()
+        cure = f" To take {waiting[0]} as the text, type {flag}={waiting[0]}." if as_text else ""
+        problems.append(f"{flag}: needs a value, {flag} VALUE (it stands for {FLAGS[flag]}=VALUE).{cure}")
         return
     found.words.append(as_override(flag, value if equals else waiting.popleft()))
 
@@ -125,6 +172,8 @@ def _take_option(argument: str, waiting: deque[str], found: Arguments, problems:
         value = value if equals or not waiting else waiting.popleft()
         if not value:
             problems.append(f"{option}: needs a value.")
+        elif _WITH_VALUE[option] == "--shell-completion" and not _COMPLETION.fullmatch(value):
+            problems.append(f"{option} {value}: must be install=SHELL or uninstall=SHELL; SHELL: bash, fish, zsh.")
         found.options += [_WITH_VALUE[option], value]
     else:
         problems.append(f"{option}: there is no such option.{_nearest_option(option)}")
@@ -133,7 +182,9 @@ def _take_option(argument: str, waiting: deque[str], found: Arguments, problems:
 
 
 def _nearest_option(option: str) -> str:
-    """The key of that name, where an option is written like one; else the nearest option or flag."""
+    """What other tools' option is here, or the key of that name; else the nearest option or flag."""
+    if option in _FOREIGN:
+        return f" Type {_FOREIGN[option]}VALUE."
     name = option.lstrip("-").replace("-", "_")
     key = next((key.name for key in keys() if name in (key.name, key.name.rpartition(".")[2])), None)
     known = [name for name in (*_SWITCHES, *_WITH_VALUE, *FLAGS) if name.startswith("--")]
@@ -167,6 +218,7 @@ def _take_override(argument: str, multirun: bool, found: Arguments, problems: li
         found.overrides.append(argument)
         return
     key, value = match["key"], match["value"]
+    problems += _of_a_choice(key, value, found.typed.get(key), multirun=multirun)
     found.typed[key] = value
     if key == "run":
         return
@@ -180,16 +232,41 @@ def _take_override(argument: str, multirun: bool, found: Arguments, problems: li
     elif key in verbatim_keys():
         if value == "???":
             problems.append(f"{key}=???: this text can't be taken; Hydra reserves it for a missing value.")
-        found.overrides.append(f"++{key}={_verbatim(value, multirun)}")
+        if value == "null" and key in _nullable():
+            del found.typed[key]
+        found.overrides.append(f"++{key}={_verbatim(key, value, multirun)}")
     else:
         found.overrides.append(f"++{key}={value}")
 
 
-def _verbatim(value: str, multirun: bool) -> str:
-    """Under multirun `[a,b]` is two values, each taken as typed; else the whole value is one text."""
+def _of_a_choice(key: str, value: str, before: str | None, *, multirun: bool) -> Iterator[str]:
+    """What is wrong with the value of a group, or of a key that names a run: it is empty, or it differs from `before`.
+
+    Args:
+        key: the group or key.
+        value: as typed.
+        before: what was typed for it further left; None for nothing.
+        multirun: whether commas part the values of a sweep.
+    """
+    if not value.strip() and key in (*_NEVER_EMPTY, *groups()):
+        yield f"{key}=: is empty; name one, or leave it out (an unset variable of the shell is empty too)."
+    elif key in (*groups(), "run") and before and before != value and not (multirun and "," in f"{before}{value}"):
+        both = f"for both type {key}=[{before.strip('[]')},{value.strip('[]')}]"
+        yield f"{key} is typed twice, {before} and {value}; {both if key == 'experiment' else 'leave one out'}."
+
+
+def _verbatim(key: str, value: str, multirun: bool) -> str:
+    """Under multirun `[a,b]` is two values, each taken as typed; else the whole value is one text, or null."""
+    parts = [value]
     if multirun and value.startswith("[") and value.endswith("]"):
-        return ",".join(quoted(part.strip()) for part in value[1:-1].split(","))
-    return quoted(value)
+        parts = [part.strip() for part in value[1:-1].split(",")]
+    return ",".join(part if part == "null" and key in _nullable() else quoted(part) for part in parts)
+
+
+@lru_cache
+def _nullable() -> frozenset[str]:
+    """Keys whose value is text or null."""
+    return frozenset(key.name for key in keys() if key.verbatim and key.type.endswith(" or null")) - {_TEXT_ALWAYS}
 
 
 def model_overrides(value: str, *, multirun: bool = False) -> list[str]:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from llmtune.arguments import COMMANDS, PLAIN_COMMANDS, STAGES, parse
+from llmtune.arguments import PLAIN_COMMANDS, asks_for_help, first_bare_word, parse
 from llmtune.errors import Interrupted, LlmtuneError, explained, report
 
 
@@ -42,11 +42,10 @@ def _answer(typed: list[str]) -> int:
     if words is not None:
         print(words)
         return 0
-    if "--help" in typed or "-h" in typed:
+    if asks_for_help(typed):
         from llmtune.help_page import help_page
 
-        topics = (*STAGES, *COMMANDS, *PLAIN_COMMANDS)
-        print(help_page(next((word for word in typed if word in topics), None)))
+        print(help_page(first_bare_word(typed)))
         return 0
     if typed and typed[0] in PLAIN_COMMANDS:
         return _plain_command(typed[0], typed[1:])

@@ -27,6 +27,17 @@ _HARMLESS = (
     "train.log_every_steps",
 )
 """Keys that don't change what is trained: training may go on with others than it began with."""
+_OF_LATER_STAGES = (
+    "data.",
+    "hardware.",
+    "model.attention",
+    "seed",
+    "train.deterministic",
+    "train.packing",
+    "train.precision",
+    "train.select_checkpoint",
+)
+"""Keys that may change after training, in a run of its own; the others say how the weights came about."""
 
 
 def folder_to_go_on_in(config: RunConfig, earlier: NamedRun, stages: Sequence[str]) -> RunFolder:
@@ -38,22 +49,18 @@ def folder_to_go_on_in(config: RunConfig, earlier: NamedRun, stages: Sequence[st
         stages: the stages asked for.
 
     Raises:
-        ConfigError: training would go on with another config than it began with.
-        RunError: another process is at work on the run, or later stages are to change what isn't trained yet.
+        ConfigError: what was typed contradicts how the run was trained, or is to be.
+        RunError: another process is at work on the run, or there is nothing to train or to go on from.
     """
     config, trains = with_absolute_paths(config), "prepare" in stages or "train" in stages
+    check_changes(config, earlier, trains=trains)
     if earlier.checkpoint is not None and not trains:
         source = config.source_run or str(earlier.folder.path)
-        weights = str(earlier.checkpoint)
-        return start_run_folder(dataclasses.replace(config, source_run=source, source_weights=weights))
+        return start_run_folder(dataclasses.replace(config, source_run=source, source_weights=str(earlier.checkpoint)))
     if earlier.checkpoint is not None:
         _check_newest(earlier.checkpoint)
     check_not_running(earlier.folder)
-    before, after = flatten(earlier.config), flatten(to_plain(config))
-    changed = [key for key in after if before.get(key) != after[key]]
-    refused = [key for key in changed if not key.startswith(_HARMLESS)]
-    if refused and trains:
-        raise ConfigError([_refusal(key, before.get(key), after[key]) for key in refused])
+    changed = _changed(config, earlier)
     if not changed:
         return earlier.folder
     if config.is_trained_elsewhere:
@@ -61,10 +68,33 @@ def folder_to_go_on_in(config: RunConfig, earlier: NamedRun, stages: Sequence[st
     source = earlier.folder
     if source.final_checkpoint.exists():
         return start_run_folder(dataclasses.replace(config, source_run=str(source.path)))
-    if refused:
+    if not all(key.startswith(_HARMLESS) for key in changed):
         raise RunError(f"{source.path} has no finished training; go on with: train run={source.path}")
     save_config(config, earlier.folder.config_file)
     return earlier.folder
+
+
+def check_changes(config: RunConfig, earlier: NamedRun, *, trains: bool) -> None:
+    """Check that what was typed on top of a run's config agrees with the weights that it trained, or trains.
+
+    Raises:
+        ConfigError: with every key that doesn't.
+        RunError: training is asked of a run that takes the weights of another.
+    """
+    if trains and config.is_trained_elsewhere:
+        source = config.source_run or config.source_weights or config.model.name
+        raise RunError(f"{earlier.folder.path} trains nothing: it takes the weights of {source}; name that one")
+    before = flatten(earlier.config)
+    allowed = _HARMLESS if trains else (*_HARMLESS, *_OF_LATER_STAGES)
+    refused = [key for key in _changed(config, earlier) if not key.startswith(allowed)]
+    after = flatten(to_plain(with_absolute_paths(config)))
+    if refused:
+        raise ConfigError([_refusal(key, before.get(key), after[key]) for key in refused])
+
+
+def _changed(config: RunConfig, earlier: NamedRun) -> list[str]:
+    before, after = flatten(earlier.config), flatten(to_plain(with_absolute_paths(config)))
+    return [key for key in after if before.get(key) != after[key]]
 
 
 def _check_newest(checkpoint: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from llmtune.config.resources import group_options, option_summary, resource_dir
 from llmtune.config.schema import Key, default_option, described_keys, group_meaning, groups, shapes_to_choose
+from llmtune.config.validate import nearest
 from llmtune.errors import ConfigError
 from llmtune.flags import FLAGS
 from llmtune.help_topics import COMMANDS, OPTIONS, STAGES, Topic
@@ -34,7 +35,7 @@ _EXAMPLES = (
     'llmtune generate run=latest --prompt "Once upon a time"',
 )
 
-_READ_ON = (("llmtune train --help", "a stage or command: what it reads and writes, its keys"),)
+_READ_ON = (("llmtune train --help", "a stage, command or group: what it reads and writes, its keys"),)
 _PAGES = (("tutorial.md", "your own file in five minutes"), ("configuration.md", "every group, option and key"))
 """Pages of a checkout; the installed package has none."""
 
@@ -56,7 +57,8 @@ def help_page(topic: str | None = None) -> str:
     elif topic in groups():
         lines = [f"{topic}: {group_meaning(topic)}", "", *_options(topic), *_keys(described_keys(topic))]
     else:
-        raise ConfigError(f"{topic}: no stage, command or group. Known: {', '.join((*topics, *groups()))}.")
+        known = list(dict.fromkeys((*topics, *groups())))
+        raise ConfigError(f"{topic}: no stage, command or group.{nearest(topic, known)} Known: {', '.join(known)}.")
     return "\n".join(map(_as_started, lines)).rstrip()
 
 

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 logger = logging.getLogger("llmtune")
+logger.addHandler(logging.NullHandler())  # what is shown is printed; without a handler Python would show it again
 _console = Console(
     soft_wrap=True, highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 120
 )
@@ -193,6 +194,7 @@ def silence_libraries() -> None:
     # SQLAlchemy's SADeprecationWarning, on what mlflow asks of it
     warnings.filterwarnings("ignore", message=r".*noload", category=DeprecationWarning, module=r"mlflow\.")
     logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_not_about_kernels)
+    logging.getLogger("transformers.tokenization_utils_base").addFilter(_is_not_about_length)
     for name, level in _SILENCED.items():
         logging.getLogger(name).setLevel(level)
 
@@ -200,3 +202,8 @@ def silence_libraries() -> None:
 def _is_not_about_kernels(record: logging.LogRecord) -> bool:
     """False for bitsandbytes' remark that an optional faster 4-bit kernel isn't installed."""
     return "Failed to load CPU gemm_4bit_forward" not in record.getMessage()
+
+
+def _is_not_about_length(record: logging.LogRecord) -> bool:
+    """False for transformers' remark that a text is longer than the model reads: we say so where it matters."""
+    return "Token indices sequence length" not in record.getMessage()

@@ -199,7 +199,10 @@ def _run_of_mlflow(run_id: str, places: Places) -> RunFolder:
 def _on_hub(reference: str, revision: str | None, asked: str) -> Named:
     from llmtune.models.hub import snapshot
 
-    folder = snapshot(reference, revision=revision, patterns=[ADAPTER_CONFIG, ADAPTER_WEIGHTS], asked=asked)
+    try:
+        folder = snapshot(reference, revision=revision, patterns=[ADAPTER_CONFIG, ADAPTER_WEIGHTS], asked=asked)
+    except ModelError as error:
+        raise ModelError(f"{error}. No folder of that name is here either") from error
     return read_adapter(folder, asked) if (folder / ADAPTER_CONFIG).is_file() else NamedModel(reference)
 
 

@@ -9,6 +9,7 @@ from llmtune.arguments import STAGES, Arguments
 from llmtune.config.compose import Composition, compose
 from llmtune.config.run import RunConfig
 from llmtune.config.saved import config_text, load_config
+from llmtune.continuation import check_changes, folder_to_go_on_in
 from llmtune.errors import ConfigError
 from llmtune.runs.layout import RunFolder
 from llmtune.starting_point import StartingPoint, starting_point
@@ -52,9 +53,13 @@ def config_for(arguments: Arguments) -> RunConfig:
         LlmtuneError: what a user can mend.
     """
     start = starting_point(arguments)
-    composed = compose(_composition(arguments, start, ()))
+    composed = compose(_composition(arguments, start, ()), _refuse_sweep)
     assert isinstance(composed, RunConfig)
     return _with_weights(composed, start)
+
+
+def _refuse_sweep(configs: list[RunConfig], overrides: list[list[str]]) -> list[int]:
+    raise ConfigError(f"{' '.join(overrides[0])}, …: is a sweep of {len(configs)} runs; start it on the command line.")
 
 
 def _composition(arguments: Arguments, start: StartingPoint, options: Sequence[str]) -> Composition:
@@ -62,7 +67,7 @@ def _composition(arguments: Arguments, start: StartingPoint, options: Sequence[s
         hydra_options=options,
         overrides=start.with_typed(arguments.overrides),
         saved=start.saved,
-        finish=lambda config: start.applied(config, arguments.typed),
+        finish=lambda config: start.applied(config, arguments),
     )
 
 
@@ -83,7 +88,13 @@ class _Jobs:
             return [0] * len(configs)
         from llmtune.sweep.jobs import run_sweep_of
 
-        return run_sweep_of(configs, overrides, arguments.stages or list(STAGES))
+        first = [configs.index(config) for config in configs]
+        once = sorted(set(first))
+        if len(once) < len(configs):
+            print(f"llmtune: {len(configs) - len(once)} jobs are equal to others and aren't run again", file=sys.stderr)
+        chosen, typed = [configs[at] for at in once], [overrides[at] for at in once]
+        statuses = dict(zip(once, run_sweep_of(chosen, typed, arguments.stages or list(STAGES)), strict=True))
+        return [statuses[at] for at in first]
 
 
 def _run_command(command: str, config: RunConfig, start: StartingPoint) -> int:
@@ -99,13 +110,13 @@ def _with_weights(config: RunConfig, start: StartingPoint) -> RunConfig:
     """The config with the weights of the run that the work goes on from."""
     if start.run is None:
         return config
+    check_changes(config, start.run, trains=False)
     source = config.source_run or (None if config.is_trained_elsewhere else str(start.run.folder.path))
     weights = str(start.run.checkpoint) if start.run.checkpoint else config.source_weights
     return dataclasses.replace(config, source_run=source, source_weights=weights)
 
 
 def _run_stages(config: RunConfig, start: StartingPoint, stages: list[str]) -> Outcome:
-    from llmtune.continuation import folder_to_go_on_in
     from llmtune.launch import launch, shared_folder
     from llmtune.runs.lookup import start_run_folder
 

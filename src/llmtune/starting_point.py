@@ -11,11 +11,21 @@ from llmtune.arguments import Arguments, model_overrides, quoted
 from llmtune.config.experiments import names_data
 from llmtune.config.method import AdapterConfig, UntrainedConfig
 from llmtune.config.model import ModelConfig
+from llmtune.config.resources import option_content
 from llmtune.config.run import RunConfig
 from llmtune.config.saved import load_plain
 from llmtune.distributed import is_first
 from llmtune.errors import ConfigError, RunError
-from llmtune.references import Named, NamedAdapter, NamedModel, NamedRun, Places, read_adapter, resolve
+from llmtune.references import (
+    ADAPTER_CONFIG,
+    Named,
+    NamedAdapter,
+    NamedModel,
+    NamedRun,
+    Places,
+    read_adapter,
+    resolve,
+)
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.lookup import list_runs
 
@@ -37,10 +47,7 @@ class StartingPoint:
     run: NamedRun | None = None
     """The run that the work goes on from."""
     adapter: NamedAdapter | None = None
-    """An adapter to take as it is, or to train on from."""
-    adapter_trains: bool = False
-    model: Mapping[str, Any] | None = None
-    """The base model of the run that the adapter is of, plain."""
+    """An adapter to take as it is."""
     untrained: bool = False
     """Whether a whole model is taken as it is."""
 
@@ -50,26 +57,23 @@ class StartingPoint:
         typed = [override for override in overrides if not (chosen and override.startswith("experiment="))]
         return [*self.overrides, *typed]
 
-    def applied(self, config: RunConfig, typed: Mapping[str, str]) -> RunConfig:
-        """The composed config with the weights that it takes.
+    def applied(self, config: RunConfig, arguments: Arguments) -> RunConfig:
+        """The composed config with the weights that it takes, or trains on from.
 
         Raises:
             ConfigError: what was typed doesn't fit the adapter.
+            RunError: `method.adapter` leads nowhere, or to what can't be trained on from.
+            ModelError: `method.adapter` can't be had.
         """
+        typed = arguments.typed
         if self.untrained:
             return dataclasses.replace(config, method=UntrainedConfig())
-        if self.adapter is None:
-            return config
-        if self.model is not None and "model" not in typed:
-            chosen = {key: getattr(config.model, key) for key in self.model if f"model.{key}" in typed}
-            config = dataclasses.replace(config, model=ModelConfig(**{**self.model, **chosen}))
-        method = _as_the_adapter(config, self.adapter, typed)
-        if self.adapter_trains:
-            return dataclasses.replace(
-                config, method=dataclasses.replace(method, adapter=str(self.adapter.folder.absolute()))
-            )
-        method = dataclasses.replace(method, dropout=self.adapter.dropout)
-        return dataclasses.replace(config, method=method, source_weights=str(self.adapter.folder))
+        if self.adapter is not None:
+            method = dataclasses.replace(_as_the_adapter(config, self.adapter, typed), dropout=self.adapter.dropout)
+            return dataclasses.replace(config, method=method, source_weights=str(self.adapter.folder))
+        if self.run is None and isinstance(config.method, AdapterConfig) and config.method.adapter is not None:
+            return _on_adapter(config, config.method.adapter, arguments)
+        return config
 
 
 def starting_point(arguments: Arguments) -> StartingPoint:
@@ -82,15 +86,19 @@ def starting_point(arguments: Arguments) -> StartingPoint:
     """
     if arguments.hydra_only:
         return StartingPoint()
-    if arguments.option("--config-name") is not None:
+    config_name, named = arguments.option("--config-name"), _named(arguments)
+    if config_name is not None and arguments.run is not None:
+        raise ConfigError(f"--config-name {config_name}: makes a new run, and run= names one; leave one of them out.")
+    if "experiment" in arguments.typed and (config_name is not None or isinstance(named, NamedRun)):
+        raise ConfigError(
+            f"experiment={arguments.typed['experiment']}: this config is complete already; type the keys that differ."
+        )
+    if config_name is not None:
         return StartingPoint(_saved_config(arguments), _rate_of_the_method(arguments))
-    named = _named(arguments)
     if isinstance(named, NamedRun):
         return StartingPoint(named.config, _rate_of_the_method(arguments), run=named)
     if named is not None:
         return _made_elsewhere(named, arguments)
-    if "method.adapter" in arguments.typed and not arguments.multirun:
-        return _adapter_to_go_on_from(arguments)
     return StartingPoint(overrides=_data(arguments), untrained=arguments.command == "generate")
 
 
@@ -101,7 +109,9 @@ def _places(arguments: Arguments) -> Places:
 
 def _named(arguments: Arguments) -> Named | None:
     """What `run=` names; for text without it the newest trained run, unless a model was typed."""
-    places = _places(arguments)
+    places, trains = _places(arguments), not arguments.stages or {"prepare", "train"} & set(arguments.stages)
+    if arguments.run == "latest" and arguments.command is None and trains:
+        return _newest_that_trains(places)
     if arguments.run is not None:
         return resolve(arguments.run, places)
     if arguments.command != "generate" or any(key.partition(".")[0] in ("model", "method") for key in arguments.typed):
@@ -131,34 +141,67 @@ def _made_elsewhere(named: NamedAdapter | NamedModel, arguments: Arguments) -> S
     return StartingPoint(overrides=overrides, untrained=True)
 
 
-def _adapter_to_go_on_from(arguments: Arguments) -> StartingPoint:
-    """What `method.adapter` names, with the base model that it belongs to."""
-    reference = arguments.typed["method.adapter"]
-    asked, data = f"method.adapter={reference}", _data(arguments)
+def _newest_that_trains(places: Places) -> Named:
+    """The newest run but those that measure or export the weights of another."""
+    for listed in list_runs(places.runs_dir):
+        named = resolve(str(listed.folder.path), places)
+        if isinstance(named, NamedRun) and not (named.config.get("source_run") or named.config.get("source_weights")):
+            return named
+    return resolve("latest", places)
+
+
+def _on_adapter(config: RunConfig, reference: str, arguments: Arguments) -> RunConfig:
+    """The config of a run that trains on from an adapter: its folder, its shape, and the base model it belongs to."""
+    asked, typed = f"method.adapter={reference}", arguments.typed
     named = resolve(reference, _places(arguments), key="method.adapter")
     if isinstance(named, NamedModel):
         raise RunError(f"{asked}: is a whole model, not an adapter; train from it with model={named.model}")
-    if isinstance(named, NamedAdapter):
-        base = _base_of(named, arguments.typed, asked)
-        start = StartingPoint(overrides=(*base, *data), adapter=named, adapter_trains=True)
+    adapter = named if isinstance(named, NamedAdapter) else read_adapter(_trained_adapter(named, asked), asked)
+    if adapter.special:
+        raise RunError(f"{asked}: uses {', '.join(adapter.special)}, which training can't go on with")
+    if "model" not in typed:
+        of_run = named.config.get("model") if isinstance(named, NamedRun) else None
+        model = ModelConfig(**of_run) if of_run else _model_of(adapter, asked)
+        chosen = {
+            field.name: getattr(config.model, field.name)
+            for field in dataclasses.fields(ModelConfig)
+            if f"model.{field.name}" in typed
+        }
+        config = dataclasses.replace(config, model=dataclasses.replace(model, **chosen))
+    method = _as_the_adapter(config, adapter, typed)
+    return dataclasses.replace(config, method=dataclasses.replace(method, adapter=str(adapter.folder.absolute())))
+
+
+def _trained_adapter(named: NamedRun, asked: str) -> Path:
+    """The checkpoint that a run stands for; of one that takes the weights of another, those weights."""
+    config, run = named.config, named.folder
+    if named.checkpoint is not None or config.get("source_weights"):
+        wanted = named.checkpoint or Path(str(config["source_weights"]))
     else:
-        adapter = read_adapter(named.checkpoint or _trained_adapter(named.folder, asked), asked)
-        start = StartingPoint(
-            overrides=data, adapter=adapter, adapter_trains=True, model=dict(named.config.get("model", {}))
-        )
-    assert start.adapter is not None
-    if start.adapter.special:
-        raise RunError(f"{asked}: uses {', '.join(start.adapter.special)}, which training can't go on with")
-    return start
-
-
-def _trained_adapter(run: RunFolder, asked: str) -> Path:
-    wanted = run.best_checkpoint if run.best_checkpoint.exists() else run.final_checkpoint
+        run = RunFolder(Path(str(config.get("source_run") or run.path)))
+        wanted = run.chosen_checkpoint(config.get("train", {}).get("select_checkpoint", "best"))
     if not wanted.exists():
         raise RunError(f"{asked}: {run.path} has no finished training; go on with: train run={run.path}")
-    if not (wanted / "adapter_config.json").exists():
+    if not (wanted / ADAPTER_CONFIG).exists():
         raise RunError(f"{asked}: {run.path} trained the whole model; train from it with model={wanted.resolve()}")
     return wanted.resolve()
+
+
+def _model_of(adapter: NamedAdapter, asked: str) -> ModelConfig:
+    """The base model that an adapter names."""
+    _check_base_is_here(adapter, asked)
+    content = option_content("model", adapter.base)
+    if content:
+        return ModelConfig(**content)
+    name = Path(adapter.base).name.lower()
+    if Path(adapter.base).is_dir():
+        return ModelConfig(name=name, source="folder", path=adapter.base)
+    return ModelConfig(name=name, source="hub", id=adapter.base, revision=adapter.revision)
+
+
+def _check_base_is_here(adapter: NamedAdapter, asked: str) -> None:
+    if Path(adapter.base).is_absolute() and not Path(adapter.base).is_dir():
+        raise RunError(f"{asked}: its base model {adapter.base} isn't on this machine; name it with model=")
 
 
 def _as_the_adapter(config: RunConfig, adapter: NamedAdapter, typed: Mapping[str, str]) -> AdapterConfig:
@@ -179,19 +222,25 @@ def _base_of(adapter: NamedAdapter, typed: Mapping[str, str], asked: str) -> lis
     """The base model that an adapter names, unless one was typed."""
     if "model" in typed:
         return []
-    base = Path(adapter.base)
-    if base.is_absolute() and not base.is_dir():
-        raise RunError(f"{asked}: its base model {base} isn't on this machine; name it with model=")
-    revision = [f"++model.revision={quoted(adapter.revision)}"] if adapter.revision and not base.is_absolute() else []
+    _check_base_is_here(adapter, asked)
+    is_folder = Path(adapter.base).is_absolute()
+    revision = [f"++model.revision={quoted(adapter.revision)}"] if adapter.revision and not is_folder else []
     return [*model_overrides(adapter.base), *revision]
+
+
+def names_its_data(typed: Mapping[str, str]) -> bool:
+    """Whether what was typed says on which examples to train, itself or through an experiment."""
+    return any(key in typed for key in _NAMES_DATA) or any(map(names_data, _experiments(typed)))
+
+
+def _experiments(typed: Mapping[str, str]) -> list[str]:
+    return [name for name in re.split(r"[\[\],\s]+", typed.get("experiment", "")) if name]
 
 
 def _data(arguments: Arguments) -> tuple[str, ...]:
     """The quick start, beneath what was typed, where that names no data."""
-    typed = arguments.typed
-    experiment = typed.get("experiment", "")
-    names = [name for name in re.split(r"[\[\],\s]+", experiment) if name]
-    if any(key in typed for key in _NAMES_DATA) or any(map(names_data, names)):
+    experiment, names = arguments.typed.get("experiment", ""), _experiments(arguments.typed)
+    if names_its_data(arguments.typed):
         return ()
     if arguments.command is not None:
         return ("data=embedded_code",)

@@ -56,6 +56,32 @@ def test_evaluate_and_generate_take_each_methods_run_and_checkpoints(workplace, 
     assert said.count(f"model: {run.path.name}, {run.best_checkpoint.resolve().name}") == 3
 
 
+def test_what_contradicts_the_trained_weights_is_refused(workplace, capsys) -> None:
+    assert workplace.train("train", UNTRACKED) == 0
+    run = workplace.newest
+    for stage in ("evaluate", "export", "generate"):
+        assert workplace.type(stage, f"run={run.path}", "method.rank=4", "train.num_epochs=9", "--prompt", "x") == 2
+        errors = capsys.readouterr().err
+        assert "method.rank=4: the run began with 16" in errors and "train.num_epochs=9: the run began with" in errors
+        assert workplace.type(stage, f"run={run.path}", "method=full", "--prompt", "x") == 2
+        assert "method.name=full: the run began with lora" in capsys.readouterr().err
+    assert [listed.folder for listed in list_runs(workplace.folder / "runs")] == [run]
+
+
+def test_a_run_that_took_anothers_weights_leads_to_them(workplace, capsys) -> None:
+    assert workplace.train("train", UNTRACKED) == 0
+    trained = workplace.newest
+    assert workplace.type("evaluate", "run=latest", f"data.eval_path={ASSETS / 'text.jsonl'}") == 0
+    measured = workplace.newest
+    assert workplace.type("train", f"run={measured.path}") == 2
+    assert f"trains nothing: it takes the weights of {trained.path}; name that one" in capsys.readouterr().err
+    assert workplace.type("train", "run=latest") == 0
+    assert "train: finished earlier" in capsys.readouterr().out
+    words = [*SHORT, f"data.path={ASSETS / 'text.jsonl'}", UNTRACKED, "data.validation_fraction=0.2"]
+    assert workplace.type("train", f"method.adapter={measured.path}", *words) == 0
+    assert load_config(workplace.newest.config_file).method.adapter == str(trained.best_checkpoint.resolve())
+
+
 def test_training_goes_on_from_a_run_not_from_a_checkpoint_left_behind(workplace, capsys) -> None:
     words = ("train.checkpoint_every_steps=2", "train.keep_checkpoints=9", "data.num_examples=48", UNTRACKED)
     assert workplace.train("train", *words) == 0

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmtune.arguments import parse
+from llmtune.arguments import asks_for_help, first_bare_word, parse
 from llmtune.config.compose import Composition, compose
 from llmtune.config.run import RunConfig
 from llmtune.errors import ConfigError
@@ -56,7 +56,7 @@ def test_text_arrives_as_typed(value) -> None:
     arguments = parse(["data=embedded_code", f"generate.prompt={value}", f"data.eval_path={value}"])
     config = compose(Composition(arguments.options, arguments.overrides))
     assert isinstance(config, RunConfig)
-    assert (config.generate.prompt, config.data.eval_path) == (value, value)
+    assert (config.generate.prompt, config.data.eval_path) == (value, None if value == "null" else value)
 
 
 @pytest.mark.parametrize("value", [value for value in NASTY if not value.startswith("[")])
@@ -109,6 +109,21 @@ def test_a_run_reference_is_taken_as_typed() -> None:
         (["generate", "ui"], "ui: one command at a time, generate was named too."),
         (["-m", "model=a/b,gpt2"], "model=a/b,gpt2: a sweep takes named models"),
         (["generate", "train"], "generate: can't stand beside the stage train."),
+        (["run="], "run=: is empty; "),
+        (["generate", "--model-path", ""], "run=: is empty; "),
+        (["method.adapter="], "method.adapter=: is empty; "),
+        (["--model", ""], "model=: is empty; "),
+        (["+experiment= "], "experiment=: is empty; "),
+        (["+experiment=a", "+experiment=b"], "experiment is typed twice, a and b; for both type experiment=[a,b]."),
+        (
+            ["experiment=[a,b]", "+experiment=c"],
+            "experiment is typed twice, [a,b] and c; for both type experiment=[a,b,c].",
+        ),
+        (["method=lora", "--method", "full"], "method is typed twice, lora and full; leave one out."),
+        (["-m", "method=lora", "method=full"], "method is typed twice, lora and full; leave one out."),
+        (["run=a", "--model-path", "b"], "run is typed twice, a and b; leave one out."),
+        (["--shell-completion", "foo"], "--shell-completion foo: must be install=SHELL or uninstall=SHELL"),
+        (["-sc", "install=tcsh"], "-sc install=tcsh: must be install=SHELL"),
     ],
 )
 def test_what_makes_no_sense_is_refused(typed, message) -> None:
@@ -116,3 +131,49 @@ def test_what_makes_no_sense_is_refused(typed, message) -> None:
         parse(typed)
     assert len(caught.value.problems) == 1
     assert caught.value.problems[0].startswith(message)
+
+
+def test_the_same_option_twice_and_a_sweep_are_no_contradiction() -> None:
+    assert parse(["method=lora", "--method", "lora"]).typed == {"method": "lora"}
+    assert parse(["-m", "method=lora", "method=lora,full"]).multirun
+
+
+@pytest.mark.parametrize("key", ["data.eval_path", "method.adapter", "model.revision", "tracking.uri", "data.path"])
+def test_null_takes_a_text_back(key) -> None:
+    found = parse(["data=embedded_code", f"{key}=somewhere", f"{key}=null"])
+    assert found.overrides[-1] == f"++{key}=null"
+    assert key not in found.typed
+    assert parse([f"{key}=./null"]).overrides[-1] == f"++{key}='./null'"
+
+
+def test_null_takes_a_saved_text_back() -> None:
+    saved = {"data": {"source": "files", "path": "a", "eval_path": "b"}, "model": {"name": "m", "source": "hub"}}
+    saved["model"] |= {"id": "a/b", "revision": "main"}
+    arguments = parse(["data.eval_path=null", "model.revision=null", "generate.prompt=null"])
+    config = compose(Composition(overrides=arguments.overrides, saved=saved))
+    assert isinstance(config, RunConfig)
+    assert (config.data.eval_path, config.model.revision, config.generate.prompt) == (None, None, "null")
+
+
+def test_null_is_swept_beside_a_text() -> None:
+    arguments = parse(["-m", "data=embedded_code", "data.eval_path=[null,a b]"])
+    seen = []
+    compose(Composition(arguments.options, arguments.overrides), lambda configs, _: seen.extend(configs) or [0, 0])
+    assert [config.data.eval_path for config in seen] == [None, "a b"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "asks", "word"),
+    [
+        (["train", "--help"], True, "train"),
+        (["-h", "method"], True, "method"),
+        (["nonsense", "--nonsense", "-h"], True, "nonsense"),
+        (["--nonsense", "3", "train", "-h"], True, "train"),
+        (["--prompt", "hello", "-m", "model=gpt2", "--help"], True, None),
+        (["generate", "--prompt", "-h"], False, "generate"),
+        (["generate", "--prompt=-h"], False, "generate"),
+    ],
+)
+def test_help_is_asked_for_where_it_is_no_flags_value(typed, asks, word) -> None:
+    assert asks_for_help(typed) == asks
+    assert first_bare_word(typed) == word

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llmtune.arguments import parse
+from llmtune.arguments import _FOREIGN, _WITH_VALUE, parse
 from llmtune.config.schema import groups, keys
 from llmtune.errors import ConfigError
 from llmtune.flags import FLAGS
@@ -96,6 +96,12 @@ def test_each_flag_stands_for_something_that_is_there() -> None:
     assert len(set(FLAGS.values())) == len(FLAGS) == 21
 
 
+def test_what_other_tools_options_point_to_is_there() -> None:
+    known = {f"{flag} " for flag in (*FLAGS, *_WITH_VALUE.values())} | {f"{key.name}=" for key in keys()} | {"run="}
+    assert set(_FOREIGN.values()) <= known
+    assert not {*_FOREIGN} & {*FLAGS, *_WITH_VALUE}
+
+
 @pytest.mark.parametrize("text", ["a b=(1).jsonl", "It's", "[x]", "7e12", "--looks-like-a-flag"])
 def test_a_flags_text_arrives_as_typed(text) -> None:
     config = config_for(parse(["generate", "--model", "gpt2", f"--prompt={text}", "--eval-data", "x", "seed=3"]))
@@ -106,7 +112,17 @@ def test_a_flags_text_arrives_as_typed(text) -> None:
     ("words", "message"),
     [
         (["--epochs"], "--epochs: needs a value, --epochs VALUE (it stands for train.num_epochs=VALUE)."),
-        (["--prompt", "--epochs", "3"], "--prompt: needs a value"),
+        (
+            ["--prompt", "--epochs", "3"],
+            "--prompt: needs a value, --prompt VALUE (it stands for generate.prompt=VALUE). "
+            "To take --epochs as the text, type --prompt=--epochs.",
+        ),
+        (["evaluate", "--run", "r"], "--run: there is no such option. Type run=VALUE."),
+        (["-r", "r"], "-r: there is no such option. Type run=VALUE."),
+        (["--resolve"], "--resolve: there is no such option."),
+        (["--lr", "1e-4"], "--lr: there is no such option. Type --learning-rate VALUE."),
+        (["--lora-rank", "8"], "--lora-rank: there is no such option. Type --lora-r VALUE."),
+        (["--output-dir", "out"], "--output-dir: there is no such option. Type runs_dir=VALUE."),
         (["--epoch", "3"], "--epoch: there is no such option. Did you mean --epochs?"),
         (["--num-epochs", "3"], "--num-epochs: there is no such option. Type train.num_epochs=VALUE."),
         (["train", "runs"], "runs: stands first"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmtune.arguments import COMMANDS, PLAIN_COMMANDS, STAGES
+from llmtune.cli import run
 from llmtune.config.resources import group_options
 from llmtune.config.schema import described_keys, groups
 from llmtune.errors import ConfigError
@@ -98,8 +99,23 @@ def test_it_names_the_pages_of_a_checkout_and_none_that_are_not_there(tmp_path, 
 
 
 def test_an_unknown_topic_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"trian: no stage, command or group. Known: prepare, train"):
+    with pytest.raises(
+        ConfigError, match=r"trian: no stage, command or group. Did you mean train\? Known: prepare, train"
+    ):
         help_page("trian")
+
+
+def test_the_first_bare_word_has_its_page(capsys) -> None:
+    for typed in (["method", "--help"], ["--help", "generate", "train"], ["seed=1", "runs", "-h"]):
+        topic = next(word for word in typed if word in (*TOPICS, *groups()))
+        assert run(typed) == 0
+        assert capsys.readouterr().out.rstrip() == help_page(topic)
+    assert run(["--prompt", "train", "--help"]) == 0
+    assert capsys.readouterr().out.rstrip() == help_page()
+    assert run(["trian", "--help"]) == 2
+    assert "trian: no stage, command or group. Did you mean train?" in capsys.readouterr().err
+    assert run(["generate", "--prompt", "-h"]) == 2
+    assert "type --prompt=-h." in capsys.readouterr().err
 
 
 def test_a_page_comes_at_once() -> None:

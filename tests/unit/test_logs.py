@@ -1,5 +1,6 @@
 """What a person sees."""
 
+import logging
 import subprocess
 import sys
 import threading
@@ -112,3 +113,20 @@ def test_without_a_terminal_or_a_notebook_a_line_stands_for_the_bar(monkeypatch,
             line.advance()
     shown = capsys.readouterr().out.splitlines()
     assert [text.split(" ")[1] for text in shown] == ["15/40", "30/40", "40/40"]
+
+
+def test_a_warning_before_logging_starts_is_shown_once() -> None:
+    code = "from llmtune.logs import warn; warn('look out')"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (shown.stdout + shown.stderr).count("look out") == 1
+
+
+def test_the_remark_on_long_texts_alone_is_silenced(caplog) -> None:
+    silence_libraries()
+    source = logging.getLogger("transformers.tokenization_utils_base")
+    source.propagate = True
+    with caplog.at_level(logging.WARNING):
+        source.warning("Token indices sequence length is longer than the specified maximum (9 > 8)")
+        source.warning("another thing")
+    assert "another thing" in caplog.messages
+    assert not any("Token indices" in message for message in caplog.messages)

@@ -148,3 +148,11 @@ def test_a_run_of_another_folder_is_found_through_the_store(places, tmp_path, ru
     elsewhere.rename(tmp_path / "lost")
     with pytest.raises(RunError, match=r"the store says .*moved, and no such folder is on this machine"):
         resolve(str(tracker.run_id), places)
+
+
+def test_an_id_that_cannot_be_had_says_that_no_folder_is_here_either(places, monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        ModelError, match=r"^run=nope/nope: .*HF_HUB_OFFLINE.*\. No folder of that name is here either$"
+    ):
+        resolve("nope/nope", places)

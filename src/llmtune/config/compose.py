@@ -11,14 +11,16 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import MarkedYAMLError, YAMLError
 
-from llmtune.config.resources import resource_dir
+from llmtune.config.resources import group_options, resource_dir
 from llmtune.config.run import RunConfig
-from llmtune.config.validate import nearest, to_run_config
+from llmtune.config.validate import nearest, to_run_config, unreadable
 from llmtune.errors import ConfigError
 
 RunJobs = Callable[[list[RunConfig], list[list[str]]], list[int]]
+_OPTION = re.compile(r"(In '(?P<file>[^']+)': )?Could not (find|load) '(?P<group>[\w/]+)/(?P<name>[^'/]+)'")
+"""Hydra's words on an option that isn't there, and the file whose defaults name it."""
 
 
 @dataclass
@@ -97,7 +99,7 @@ def compose(composition: Composition, run_jobs: RunJobs | None = None) -> RunCon
         main = hydra.main(config_path=str(resource_dir("conf")), config_name=name, version_base="1.3")
         main(capture)()
         return capture.statuses if capture.composed is None else _checked(capture.composed, capture.finish)
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(_translated(error)) from None
     finally:
         sys.argv = arguments
@@ -145,11 +147,15 @@ def _escaped(value: Any) -> Any:
 def _translated(error: Exception) -> str:
     """Hydra's message as one sentence with the nearest known name."""
     text = str(error).strip()
-    option = re.search(r"Could not find '(?P<group>[\w/]+)/(?P<name>[^'/]+)'", text)
+    if isinstance(error, YAMLError | UnicodeDecodeError):
+        mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
+        return unreadable(mark.name if mark else "a file of the config", error)
+    option = _OPTION.search(text)
     if option is not None:
-        known = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
-        group, name = option["group"], option["name"]
-        return f"{group}={name}: there is no such option.{nearest(name, known)} Known: {', '.join(known)}."
+        group, name, file = option["group"], option["name"], option["file"] or ""
+        known = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE) or group_options(group)
+        where = f"{file.replace('experiment/', 'experiments/')}.yaml: " if "/" in file else ""
+        return f"{where}{group}={name}: there is no such option.{nearest(name, known)} Known: {', '.join(known)}."
     ambiguous = re.search(r"Ambiguous value for argument '\+{0,2}(?P<argument>[^']+)'", text)
     if ambiguous is not None:
         return f"{ambiguous['argument']}: several values are a sweep; add -m (or quote the value if it is one text)."

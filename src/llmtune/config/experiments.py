@@ -7,6 +7,8 @@ import yaml
 from omegaconf._utils import get_yaml_loader
 
 from llmtune.config.resources import resource_dir
+from llmtune.config.validate import unreadable
+from llmtune.errors import ConfigError
 
 _DATA_OVERRIDES = ("override /data", "override data", "/data", "data")
 
@@ -16,6 +18,9 @@ def names_data(experiment: str) -> bool:
 
     Args:
         experiment: the experiment's name. One that isn't there names none: composing says so.
+
+    Raises:
+        ConfigError: a file isn't YAML.
     """
     content = _content(experiment)
     data = content.get("data")
@@ -33,6 +38,9 @@ def _content(experiment: str) -> dict[str, Any]:
     for folder in (Path("experiments"), resource_dir("experiments")):
         file = folder / f"{experiment}.yaml"
         if file.is_file():
-            content = yaml.load(file.read_text(encoding="utf-8"), Loader=get_yaml_loader())
+            try:
+                content = yaml.load(file.read_text(encoding="utf-8"), Loader=get_yaml_loader())
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
+                raise ConfigError(unreadable(str(file), error)) from None
             return content if isinstance(content, dict) else {}
     return {}

@@ -9,8 +9,8 @@ import yaml
 from omegaconf._utils import get_omega_conf_dumper, get_yaml_loader
 
 from llmtune.config.run import RunConfig
-from llmtune.config.validate import to_plain, to_run_config
-from llmtune.errors import RunError
+from llmtune.config.validate import to_plain, to_run_config, unreadable
+from llmtune.errors import ConfigError, RunError
 
 
 def config_text(config: RunConfig) -> str:
@@ -29,11 +29,14 @@ def load_plain(path: Path) -> dict[str, Any]:
     """The config as nested dicts; `${...}` in a text stays text.
 
     Raises:
-        RunError: there is no such file, or it holds no mapping.
+        RunError: there is no such file, it is damaged, or it holds no mapping.
     """
     if not path.is_file():
         raise RunError(f"{path} is missing; the folder isn't a run folder, or the run never started")
-    content = yaml.load(path.read_text(encoding="utf-8"), Loader=_loader())
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_loader())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RunError(unreadable(str(path), error)) from None
     if not isinstance(content, dict):
         raise RunError(f"{path} holds no config")
     return content
@@ -47,5 +50,13 @@ def _loader() -> Any:
 
 
 def load_config(path: Path) -> RunConfig:
-    """The typed config of a run folder's file."""
-    return to_run_config(load_plain(path))
+    """The typed config of a run folder's file.
+
+    Raises:
+        RunError: there is no such file, it is damaged, or it holds no mapping.
+        ConfigError: with every problem of its content, the file named in each.
+    """
+    try:
+        return to_run_config(load_plain(path))
+    except ConfigError as error:
+        raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from None

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
+from yaml import MarkedYAMLError, YAMLError
 
 from llmtune.config.checks import check_combinations
 from llmtune.config.run import RUN_CONFIG, RunConfig
@@ -62,6 +63,14 @@ def nearest(name: str, known: list[str]) -> str:
     return f" Did you mean {found[0]}?" if found else ""
 
 
+def unreadable(file: str, error: YAMLError | UnicodeDecodeError) -> str:
+    """One line on a file that isn't YAML: the line of the file and what is wrong there."""
+    mark = (error.problem_mark or error.context_mark) if isinstance(error, MarkedYAMLError) else None
+    if isinstance(error, MarkedYAMLError) and mark is not None:
+        return f"{file}:{mark.line + 1}: isn't YAML ({error.problem or error.context}); mend the file."
+    return f"{file}: isn't YAML ({' '.join(str(error).split())}); mend the file."
+
+
 def _sentence(detail: ErrorDetails, content: Mapping[str, Any]) -> str:
     location = [str(part) for part in detail["loc"]]
     section, shape = location[0], None
@@ -92,6 +101,11 @@ def _expectation(detail: ErrorDetails) -> str:
 
 
 def _unknown(key: str, shape: str | None) -> str:
+    if key == "experiment":
+        return (
+            "experiment: a file's keys stand beneath `experiment` instead of at the top; put `# @package _global_` on "
+            "the first line of experiments/NAME.yaml."
+        )
     section = key.rpartition(".")[0]
     here, any_shape = known_names(section, shape), known_names(section)
     if key in any_shape:

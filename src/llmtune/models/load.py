@@ -127,11 +127,24 @@ def load_frozen(source: ModelSource, how: LoadSettings, quantization: Any | None
 
 
 def safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
-    """A safetensors file's tensors: name to dtype, shape and data offsets; no tensor is read."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-    return {name: entry for name, entry in header.items() if name != "__metadata__"}
+    """A safetensors file's tensors: name to dtype, shape and data offsets; no tensor is read.
+
+    Raises:
+        ModelError: the file is of another kind, or its end is missing.
+    """
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(length, size)))
+        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+        missing = 8 + length + end - size
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        raise ModelError(f"{path} isn't a readable safetensors file; download it again") from None
+    if missing > 0:
+        raise ModelError(f"{path} isn't a readable safetensors file ({missing} bytes are missing); download it again")
+    return tensors
 
 
 def _check_complete(source: ModelSource, where: Path, report: dict[str, Any]) -> None:

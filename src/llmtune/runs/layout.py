@@ -54,6 +54,10 @@ class RunFolder:
         """Link to the last checkpoint."""
         return self.checkpoints / "checkpoint-final"
 
+    def chosen_checkpoint(self, select: str) -> Path:
+        """The checkpoint that `train.select_checkpoint` means; it need not exist."""
+        return self.best_checkpoint if select == "best" and self.best_checkpoint.exists() else self.final_checkpoint
+
     def predictions_file(self, model: str) -> Path:
         """Each test example's loss under `model` ("base" or "tuned"), Parquet."""
         return self.path / "predictions" / f"{model}.parquet"

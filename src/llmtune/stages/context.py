@@ -137,14 +137,13 @@ class RunContext:
             return self.source.folder
         if self.config.source_weights is not None:
             return self._named_weights(Path(self.config.source_weights))
-        best, final = self.trained_run.best_checkpoint, self.trained_run.final_checkpoint
-        wanted = best if self.config.train.select_checkpoint == "best" and best.exists() else final
-        run = self.trained_run.path
+        run, select = self.trained_run.path, self.config.train.select_checkpoint
+        wanted = self.trained_run.chosen_checkpoint(select)
         if not wanted.exists():
             raise RunError(f"{run} has no finished training; go on with: train run={run}")
         damage = find_damage(wanted)
         if damage is not None:
-            other = "final" if wanted == best else "best"
+            other = "final" if select == "best" else "best"
             raise RunError(f"{wanted} is damaged: {damage}; take train.select_checkpoint={other}, or train again")
         return wanted.resolve()
 

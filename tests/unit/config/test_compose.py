@@ -1,8 +1,10 @@
 """Groups, overrides and a run's saved config become one checked config."""
 
 import pytest
+import yaml
 
 from llmtune.config.compose import Composition, compose
+from llmtune.config.experiments import names_data
 from llmtune.config.run import RunConfig
 from llmtune.config.saved import load_config, load_plain, save_config
 from llmtune.errors import ConfigError, RunError
@@ -31,6 +33,51 @@ def test_a_typed_group_beats_the_experiments() -> None:
 def test_an_unknown_option_names_the_nearest(override) -> None:
     with pytest.raises(ConfigError, match=r"there is no such option\. Did you mean (qlora|quickstart|gpt2)\?"):
         composed(override, "data=embedded_code")
+
+
+@pytest.mark.parametrize("override", ["experiment=[quickstart,balancd]", "experiment=[balancd,quickstart]"])
+def test_an_unknown_experiment_of_a_list_names_the_nearest(override) -> None:
+    with pytest.raises(ConfigError) as caught:
+        composed(override, "data=embedded_code")
+    (problem,) = caught.value.problems
+    assert problem.startswith("experiment=balancd: there is no such option. Did you mean balanced? Known: balanced, ")
+    assert "\n" not in problem
+
+
+def test_an_experiment_that_builds_on_nothing_is_named(tmp_path, monkeypatch) -> None:
+    experiment(tmp_path, monkeypatch, "# @package _global_\ndefaults:\n  - nothing\n")
+    with pytest.raises(
+        ConfigError, match=r"^experiments/mine.yaml: experiment=nothing: there is no such option\. Known"
+    ):
+        composed("experiment=mine", "data=embedded_code")
+
+
+def test_an_experiment_without_its_first_line_says_which(tmp_path, monkeypatch) -> None:
+    experiment(tmp_path, monkeypatch, "seed: 7\n")
+    with pytest.raises(ConfigError, match="put `# @package _global_` on the first line of experiments"):
+        composed("experiment=mine", "data=embedded_code")
+
+
+@pytest.mark.parametrize(
+    "content", [b"# @package _global_\nseed: [1\n", b"# @package _global_\n\n- a: {{\n", b"\xff\xfe"]
+)
+def test_an_experiment_that_is_no_yaml_is_named(tmp_path, monkeypatch, content) -> None:
+    experiment(tmp_path, monkeypatch, content)
+    place = r"mine.yaml: " if content[0] == 0xFF else r"mine.yaml:\d: "
+    with pytest.raises(ConfigError, match=place + r"isn't YAML \(.+\); mend the file\.$") as caught:
+        names_data("mine")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match="isn't YAML") as caught:
+        composed("experiment=mine", "data=embedded_code")
+    assert "\n" not in str(caught.value)
+
+
+def experiment(folder, monkeypatch, content) -> None:
+    """Put an experiment `mine` into a working folder."""
+    (folder / "experiments").mkdir()
+    content = content if isinstance(content, bytes) else content.encode()
+    (folder / "experiments" / "mine.yaml").write_bytes(content)
+    monkeypatch.chdir(folder)
 
 
 def test_several_values_without_multirun_say_what_is_missing() -> None:
@@ -85,6 +132,27 @@ def test_a_missing_or_empty_config_file_is_named(tmp_path) -> None:
     (tmp_path / "config.yaml").write_text("- 1\n")
     with pytest.raises(RunError, match="holds no config"):
         load_plain(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "line"), [(b"seed: 1\ndata: {{\n", r":\d"), (b"seed: \xff\xfe\n", ""), (b"a: \x00", "")]
+)
+def test_a_damaged_config_file_is_named(tmp_path, content, line) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_bytes(content)
+    with pytest.raises(RunError, match=rf"config\.yaml{line}: isn't YAML \(.+\); mend the file\.$") as caught:
+        load_plain(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_config_files_wrong_content_is_said_with_the_file(tmp_path) -> None:
+    file = tmp_path / "config.yaml"
+    save_config(composed("data=embedded_code"), file)
+    file.write_text(yaml.safe_dump({**load_plain(file), "method": 3, "seed": "x"}))
+    with pytest.raises(ConfigError) as caught:
+        load_config(file)
+    assert len(caught.value.problems) == 2
+    assert all(problem.startswith(f"{file}: ") for problem in caught.value.problems)
 
 
 def test_files_of_the_working_folder_are_found(tmp_path, monkeypatch) -> None:

@@ -9,7 +9,14 @@ from safetensors.torch import load_file, save_file
 
 from llmtune.config.model import ModelConfig
 from llmtune.errors import ModelError
-from llmtune.models.load import LoadSettings, checkpoint_dtype, device_for_float32, frozen_dtype, load_base
+from llmtune.models.load import (
+    LoadSettings,
+    checkpoint_dtype,
+    device_for_float32,
+    frozen_dtype,
+    load_base,
+    safetensors_header,
+)
 from llmtune.models.source import locate_model
 
 CPU = torch.device("cpu")
@@ -69,6 +76,25 @@ def test_left_over_weights_are_refused(copy, tmp_path):
     rewrite(copy, lambda weights: {**weights, "model.layers.7.extra.weight": torch.ones(2)})
     with pytest.raises(ModelError, match=r"in the files but not in the model: model\.layers\.7\.extra"):
         load(copy, tmp_path)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("kept", [0, 3, 8, 50, -1])
+def test_a_half_finished_download_is_refused(copy, tmp_path, kept):
+    file = copy / "model.safetensors"
+    whole = file.read_bytes()
+    assert safetensors_header(file)
+    file.write_bytes(whole[:kept])
+    with pytest.raises(ModelError, match=r"model\.safetensors isn't a readable safetensors file.*; download it again$"):
+        checkpoint_dtype(source_of(copy, tmp_path))
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("content", [b"\xff" * 64, b"\x02" + bytes(7) + b"[]", b"\x08" + bytes(7) + b'{"a": 1}'])
+def test_another_kind_of_file_is_refused(tmp_path, content):
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match="isn't a readable safetensors file; download it again"):
+        safetensors_header(tmp_path / "model.safetensors")
 
 
 @pytest.mark.fast
