@@ -1,6 +1,5 @@
 """What `run=` and `method.adapter=` name: a run, a checkpoint in one, or weights that were made elsewhere."""
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,11 +10,10 @@ from llmtune.config.resources import group_options
 from llmtune.config.saved import load_plain
 from llmtune.config.validate import nearest
 from llmtune.errors import ModelError, RunError
+from llmtune.models.adapter_files import CONFIG_FILE, WEIGHTS_FILE, AdapterFiles, is_adapter, read_adapter
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.lookup import MLFLOW_RUN_ID, find_run, is_run_folder
 
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PLACEHOLDERS = ("folder", "hub")
 """Options of the group `model` that name no model by themselves."""
@@ -33,23 +31,6 @@ class NamedRun:
 
 
 @dataclass(frozen=True)
-class NamedAdapter:
-    """The folder of an adapter that PEFT wrote."""
-
-    folder: Path
-    base: str
-    """The base model, as `model=` takes it."""
-    revision: str | None
-    """Commit of the base model, where the adapter names one."""
-    rank: int
-    alpha: float
-    dropout: float
-    target_modules: str | tuple[str, ...]
-    special: tuple[str, ...] = ()
-    """PEFT's options that it uses and that training here can't go on with."""
-
-
-@dataclass(frozen=True)
 class NamedModel:
     """A whole model."""
 
@@ -57,7 +38,7 @@ class NamedModel:
     """As `model=` takes it: the name of a config, a folder or a Hub id."""
 
 
-Named = NamedRun | NamedAdapter | NamedModel
+Named = NamedRun | AdapterFiles | NamedModel
 
 
 @dataclass(frozen=True)
@@ -103,36 +84,6 @@ def resolve(reference: str, places: Places, key: str = "run") -> Named:
         raise RunError(f"{error}{';' if hint else ''}{hint}".replace("run=", f"{key}=", 1)) from None
 
 
-def read_adapter(folder: Path, asked: str) -> NamedAdapter:
-    """What an adapter's folder says of itself.
-
-    Raises:
-        ModelError: it is no LoRA adapter with safetensors weights.
-    """
-    try:
-        content = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-        kind, base = content["peft_type"], content["base_model_name_or_path"]
-        shape = {"rank": int(content["r"]), "alpha": float(content["lora_alpha"])} if kind == "LORA" else {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{asked}: {folder / ADAPTER_CONFIG} can't be read as PEFT writes it ({error})") from error
-    if kind != "LORA":
-        raise ModelError(f"{asked}: is a PEFT adapter of type {kind}; only LORA is known")
-    if not (folder / ADAPTER_WEIGHTS).is_file():
-        raise ModelError(
-            f"{asked}: has no {ADAPTER_WEIGHTS}, and pickled weights (.bin) are never read; save it with a newer PEFT"
-        )
-    targets = content.get("target_modules") or ()
-    return NamedAdapter(
-        folder=folder,
-        base=str(base),
-        revision=content.get("revision"),
-        dropout=float(content.get("lora_dropout") or 0.0),
-        target_modules=targets if isinstance(targets, str) else tuple(sorted(targets)),
-        special=tuple(_special(content)),
-        **shape,
-    )
-
-
 def _run(folder: RunFolder, checkpoint: Path | None = None) -> NamedRun:
     return NamedRun(folder, load_plain(folder.config_file), checkpoint)
 
@@ -155,12 +106,12 @@ def _in_folder(path: Path, asked: str) -> Named | None:
         return None
     if is_run_folder(path):
         return _run(find_run(str(path), path.parent))
-    if (path / ADAPTER_CONFIG).is_file():
+    if is_adapter(path):
         return read_adapter(path.resolve(), asked)
     if (path / "config.json").is_file():
         return NamedModel(str(path))
     raise RunError(
-        f"{asked}: is a folder without config.yaml (a run), config.json (a model) or {ADAPTER_CONFIG} (an adapter); "
+        f"{asked}: is a folder without config.yaml (a run), config.json (a model) or {CONFIG_FILE} (an adapter); "
         f"it holds {_content(path)}"
     )
 
@@ -200,18 +151,7 @@ def _on_hub(reference: str, revision: str | None, asked: str) -> Named:
     from llmtune.models.hub import snapshot
 
     try:
-        folder = snapshot(reference, revision=revision, patterns=[ADAPTER_CONFIG, ADAPTER_WEIGHTS], asked=asked)
+        folder = snapshot(reference, revision=revision, patterns=[CONFIG_FILE, WEIGHTS_FILE], asked=asked)
     except ModelError as error:
         raise ModelError(f"{error}. No folder of that name is here either") from error
-    return read_adapter(folder, asked) if (folder / ADAPTER_CONFIG).is_file() else NamedModel(reference)
-
-
-def _special(content: Mapping[str, Any]) -> Iterator[str]:
-    """Options of an adapter beyond rank, alpha, dropout and targets."""
-    for name in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform"):
-        if content.get(name):
-            yield name
-    if content.get("bias", "none") != "none":
-        yield "bias"
-    if isinstance(content.get("target_modules"), str):
-        yield "target_modules as a pattern"
+    return read_adapter(folder, asked) if is_adapter(folder) else NamedModel(reference)

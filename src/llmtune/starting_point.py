@@ -16,16 +16,8 @@ from llmtune.config.run import RunConfig
 from llmtune.config.saved import load_plain
 from llmtune.distributed import is_first
 from llmtune.errors import ConfigError, RunError
-from llmtune.references import (
-    ADAPTER_CONFIG,
-    Named,
-    NamedAdapter,
-    NamedModel,
-    NamedRun,
-    Places,
-    read_adapter,
-    resolve,
-)
+from llmtune.models.adapter_files import AdapterFiles, is_adapter, read_adapter
+from llmtune.references import Named, NamedModel, NamedRun, Places, resolve
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.lookup import list_runs
 
@@ -46,7 +38,7 @@ class StartingPoint:
     """Overrides that stand before the typed ones; an experiment among them takes the place of the typed one."""
     run: NamedRun | None = None
     """The run that the work goes on from."""
-    adapter: NamedAdapter | None = None
+    adapter: AdapterFiles | None = None
     """An adapter to take as it is."""
     untrained: bool = False
     """Whether a whole model is taken as it is."""
@@ -121,10 +113,10 @@ def _named(arguments: Arguments) -> Named | None:
     return resolve(str(newest.path), places) if newest else None
 
 
-def _made_elsewhere(named: NamedAdapter | NamedModel, arguments: Arguments) -> StartingPoint:
+def _made_elsewhere(named: AdapterFiles | NamedModel, arguments: Arguments) -> StartingPoint:
     """A model or an adapter, taken as it is."""
     typed, asked = arguments.typed, f"run={arguments.run}"
-    is_adapter = isinstance(named, NamedAdapter)
+    is_adapter = isinstance(named, AdapterFiles)
     if arguments.command is None and not (arguments.stages and set(arguments.stages) <= {"evaluate", "export"}):
         what, key = ("an adapter", "method.adapter") if is_adapter else ("a model", "model")
         raise RunError(
@@ -156,7 +148,7 @@ def _on_adapter(config: RunConfig, reference: str, arguments: Arguments) -> RunC
     named = resolve(reference, _places(arguments), key="method.adapter")
     if isinstance(named, NamedModel):
         raise RunError(f"{asked}: is a whole model, not an adapter; train from it with model={named.model}")
-    adapter = named if isinstance(named, NamedAdapter) else read_adapter(_trained_adapter(named, asked), asked)
+    adapter = named if isinstance(named, AdapterFiles) else read_adapter(_trained_adapter(named, asked), asked)
     if adapter.special:
         raise RunError(f"{asked}: uses {', '.join(adapter.special)}, which training can't go on with")
     if "model" not in typed:
@@ -182,12 +174,12 @@ def _trained_adapter(named: NamedRun, asked: str) -> Path:
         wanted = run.chosen_checkpoint(config.get("train", {}).get("select_checkpoint", "best"))
     if not wanted.exists():
         raise RunError(f"{asked}: {run.path} has no finished training; go on with: train run={run.path}")
-    if not (wanted / ADAPTER_CONFIG).exists():
+    if not is_adapter(wanted):
         raise RunError(f"{asked}: {run.path} trained the whole model; train from it with model={wanted.resolve()}")
     return wanted.resolve()
 
 
-def _model_of(adapter: NamedAdapter, asked: str) -> ModelConfig:
+def _model_of(adapter: AdapterFiles, asked: str) -> ModelConfig:
     """The base model that an adapter names."""
     _check_base_is_here(adapter, asked)
     content = option_content("model", adapter.base)
@@ -199,12 +191,12 @@ def _model_of(adapter: NamedAdapter, asked: str) -> ModelConfig:
     return ModelConfig(name=name, source="hub", id=adapter.base, revision=adapter.revision)
 
 
-def _check_base_is_here(adapter: NamedAdapter, asked: str) -> None:
+def _check_base_is_here(adapter: AdapterFiles, asked: str) -> None:
     if Path(adapter.base).is_absolute() and not Path(adapter.base).is_dir():
         raise RunError(f"{asked}: its base model {adapter.base} isn't on this machine; name it with model=")
 
 
-def _as_the_adapter(config: RunConfig, adapter: NamedAdapter, typed: Mapping[str, str]) -> AdapterConfig:
+def _as_the_adapter(config: RunConfig, adapter: AdapterFiles, typed: Mapping[str, str]) -> AdapterConfig:
     """The method's settings with those that the adapter has; typed ones must agree."""
     method = config.method
     if not isinstance(method, AdapterConfig):
@@ -218,7 +210,7 @@ def _as_the_adapter(config: RunConfig, adapter: NamedAdapter, typed: Mapping[str
     return dataclasses.replace(method, **own)
 
 
-def _base_of(adapter: NamedAdapter, typed: Mapping[str, str], asked: str) -> list[str]:
+def _base_of(adapter: AdapterFiles, typed: Mapping[str, str], asked: str) -> list[str]:
     """The base model that an adapter names, unless one was typed."""
     if "model" in typed:
         return []

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from llmtune.errors import ModelError, RunError
-from llmtune.references import NamedAdapter, NamedModel, NamedRun, Places, read_adapter, resolve
+from llmtune.models.adapter_files import AdapterFiles, read_adapter
+from llmtune.references import NamedModel, NamedRun, Places, resolve
 from llmtune.runs.status import RunStatusFile
 
 pytestmark = pytest.mark.fast
@@ -58,7 +59,7 @@ def test_a_checkpoint_that_is_not_there_lists_those_that_are(places, run) -> Non
 
 def test_an_adapter_says_what_it_is(places, tmp_path) -> None:
     found = resolve(str(adapter_at(tmp_path / "mine")), places)
-    assert found == NamedAdapter(
+    assert found == AdapterFiles(
         folder=tmp_path / "mine",
         base="org/base",
         revision="c" * 40,

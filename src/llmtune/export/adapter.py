@@ -11,9 +11,10 @@ from llmtune.export.format import ExportContext
 from llmtune.export.model_card import base_reference
 from llmtune.export.parity import SAME_FILES, compare, parity_prompts, probe
 from llmtune.export.report import ParityReport
+from llmtune.models.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from llmtune.models.load import LoadSettings
 
-_FILES = ("adapter_config.json", "adapter_model.safetensors")
+_FILES = (CONFIG_FILE, WEIGHTS_FILE)
 _TOKENIZER_BYTES = 16 * 2**20
 
 

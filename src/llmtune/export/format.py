@@ -13,6 +13,7 @@ from llmtune.config.export import ExportConfig
 from llmtune.data.token_table import TokenTable
 from llmtune.export.report import ParityReport
 from llmtune.methods.method import Method
+from llmtune.models.adapter_files import is_adapter
 from llmtune.models.load import device_for_float32
 from llmtune.models.precision import Precision
 from llmtune.models.source import ModelSource
@@ -59,7 +60,7 @@ class ExportContext:
     @property
     def has_adapter(self) -> bool:
         """Whether the trained weights are an adapter beside the base, not a whole model."""
-        return (self.checkpoint / "adapter_config.json").exists()
+        return is_adapter(self.checkpoint)
 
 
 class ExportFormat(Protocol):

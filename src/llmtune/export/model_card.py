@@ -8,6 +8,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from llmtune.export.format import ExportContext
 from llmtune.export.report import Figure, ParityReport
+from llmtune.models.adapter_files import is_adapter
 from llmtune.models.source import ModelSource
 
 _TEMPLATE = """\
@@ -69,7 +70,7 @@ def write_card(context: ExportContext, report: ParityReport, loading_code: str, 
     metadata = ModelCardData(
         base_model=source.location if _is_hub_id(source) else None,
         license=source.licence.lower() if source.licence else None,
-        library_name="peft" if (folder / "adapter_config.json").exists() else "transformers",
+        library_name="peft" if is_adapter(folder) else "transformers",
         pipeline_tag="text-generation",
         tags=["llmtune", *([] if context.method.name == _UNTRAINED else [context.method.name])],
     )

@@ -11,11 +11,11 @@ from llmtune.config.export import ExportConfig
 from llmtune.errors import ConfigError, ExportCheckFailed, UserError
 from llmtune.hub_answers import Asked, first_line, hub_explained, token_place
 from llmtune.logs import say
+from llmtune.models.adapter_files import CONFIG_FILE
 
 PUSHED_FORMATS = ("hf", "adapter")
 """Formats that the Hub's users load by a repository's name, the first of those that are written is uploaded."""
 _KEY = "export.push_to_hub"
-_ADAPTER_CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -182,11 +182,11 @@ def _outgoing(folder: Path, base_name: str) -> dict[str, Path | bytes]:
     files: dict[str, Path | bytes] = {
         path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()
     }
-    if _ADAPTER_CONFIG in files:
-        settings = json.loads((folder / _ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    if CONFIG_FILE in files:
+        settings = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         if Path(str(settings.get("base_model_name_or_path"))).is_absolute():
             settings["base_model_name_or_path"] = base_name
-            files[_ADAPTER_CONFIG] = json.dumps(settings, indent=2, sort_keys=True).encode()
+            files[CONFIG_FILE] = json.dumps(settings, indent=2, sort_keys=True).encode()
     return files
 
 

@@ -16,9 +16,8 @@ from transformers.pytorch_utils import Conv1D
 from llmtune.config.method import AdapterConfig
 from llmtune.errors import ConfigError, ModelError
 from llmtune.methods.dropout import AdapterDropout
+from llmtune.models.adapter_files import WEIGHTS_FILE
 from llmtune.seeding import derived_seed
-
-WEIGHTS = "adapter_model.safetensors"
 
 
 def add_adapter(base: PreTrainedModel, config: AdapterConfig, seed: int) -> PeftModel:
@@ -69,7 +68,7 @@ def save_adapter(model: nn.Module, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     state = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     config = peft_model.peft_config["default"]
     trained_mode = config.inference_mode
     config.inference_mode = True
@@ -86,7 +85,7 @@ def restore_adapter(model: nn.Module, folder: Path) -> None:
         ModelError: the file is missing, damaged, or holds other weights than the model has.
     """
     peft_model = _as_peft(model)
-    saved = _read(folder / WEIGHTS)
+    saved = _read(folder / WEIGHTS_FILE)
     expected = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
     shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
     if {name: tuple(tensor.shape) for name, tensor in saved.items()} != shapes:
@@ -104,7 +103,7 @@ def attach_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
     Raises:
         ModelError: the folder holds no adapter, or one of another model.
     """
-    _read(folder / WEIGHTS)
+    _read(folder / WEIGHTS_FILE)
     try:
         model = PeftModel.from_pretrained(base, str(folder), is_trainable=False, autocast_adapter_dtype=True)
     except (ValueError, RuntimeError, KeyError, OSError) as error:

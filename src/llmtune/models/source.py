@@ -8,6 +8,7 @@ from typing import Any
 from llmtune.config.model import ModelConfig
 from llmtune.errors import ModelError
 from llmtune.models import embedded
+from llmtune.models.adapter_files import is_adapter
 from llmtune.models.digest import files_digest
 from llmtune.models.hub import FULL_COMMIT, missing_weights, snapshot
 
@@ -104,7 +105,7 @@ def _check_folder(config: ModelConfig, folder: Path, revision: str | None) -> No
     try:
         content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        hint = "; this is a PEFT adapter, give its base model" if (folder / "adapter_config.json").exists() else ""
+        hint = "; this is a PEFT adapter, give its base model" if is_adapter(folder) else ""
         raise ModelError(f"{what} has no config.json, so it isn't a model of the Hugging Face format{hint}") from error
     except ValueError as error:
         raise ModelError(f"{what}: config.json isn't JSON ({error})") from error

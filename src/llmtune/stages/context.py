@@ -1,6 +1,5 @@
 """What the stages of one run share: its config taken apart, and what is loaded once."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from llmtune.errors import ConfigError, RunError
 from llmtune.logs import warn
 from llmtune.methods.method import Method
 from llmtune.methods.registry import make_method
+from llmtune.models.adapter_files import is_adapter, read_adapter
 from llmtune.models.load import LoadSettings
 from llmtune.models.packing import PackingNeeds
 from llmtune.models.precision import Precision, choose_device, choose_precision
@@ -154,7 +154,7 @@ class RunContext:
             RunError: it was trained on another base.
         """
         if adapter.parent.name != "checkpoints":
-            base = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+            base = read_adapter(adapter, str(adapter)).base
             if base != self.source.location:
                 warn(
                     f"the adapter in {adapter} names {base} as its base model, and it is put on {self.source.location}"
@@ -173,7 +173,7 @@ class RunContext:
         damage = find_damage(folder) if folder.parent.name == "checkpoints" else None
         if damage is not None:
             raise RunError(f"{folder} is damaged: {damage}; name another checkpoint")
-        if (folder / "adapter_config.json").is_file():
+        if is_adapter(folder):
             self.check_base_of(folder)
         return folder
 

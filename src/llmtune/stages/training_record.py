@@ -9,6 +9,7 @@ from llmtune import distributed
 from llmtune.errors import RunError
 from llmtune.logs import print_table, say, warn
 from llmtune.methods.method import ParameterCount, trainable_parameters
+from llmtune.models.adapter_files import is_adapter
 from llmtune.models.attention import underlying_model
 from llmtune.models.packing import AttentionChoice
 from llmtune.runs.metrics_log import MetricsLog
@@ -118,10 +119,7 @@ def record_training(context: RunContext, parts: TrainParts, state: TrainState, t
     figures["mean_tokens_per_second_per_device"] = throughput.tokens_per_second_per_device
     context.tracker.log_metrics({f"train/{name}": value for name, value in figures.items() if value}, RESULT_STEP)
     log_plots(context)
-    if (
-        context.config.tracking.log_model in ("auto", "adapter")
-        and (context.checkpoint / "adapter_config.json").exists()
-    ):
+    if context.config.tracking.log_model in ("auto", "adapter") and is_adapter(context.checkpoint):
         for file in sorted(context.checkpoint.glob("adapter_*")):
             context.tracker.log_artifact(file, "adapter")
     say(f"trained: {state.global_step} steps in {state.seconds:.0f} s; checkpoint: {context.checkpoint}")
