@@ -275,12 +275,20 @@ def model_overrides(value: str, *, multirun: bool = False) -> list[str]:
         return [f"model={value}"]
     if Path(value).is_dir() or value.startswith(("/", "./", "../", "~")) or value.endswith("/"):
         folder = Path(value).expanduser()
-        return ["model=folder", f"++model.path={quoted(str(folder))}", f"++model.name={quoted(_short(folder.name))}"]
+        return [
+            "model=folder",
+            f"++model.path={quoted(str(folder))}",
+            f"++model.name={quoted(short_name(folder.name))}",
+        ]
     if "/" in value:
-        return ["model=hub", f"++model.id={quoted(value)}", f"++model.name={quoted(_short(value.rpartition('/')[2]))}"]
+        return [
+            "model=hub",
+            f"++model.id={quoted(value)}",
+            f"++model.name={quoted(short_name(value.rpartition('/')[2]))}",
+        ]
     return [f"model={value}"]
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
     """A name that is safe in a folder's name."""
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "model"

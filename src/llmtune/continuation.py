@@ -84,17 +84,17 @@ def check_changes(config: RunConfig, earlier: NamedRun, *, trains: bool) -> None
     if trains and config.is_trained_elsewhere:
         source = config.source_run or config.source_weights or config.model.name
         raise RunError(f"{earlier.folder.path} trains nothing: it takes the weights of {source}; name that one")
-    before = flatten(earlier.config)
     allowed = _HARMLESS if trains else (*_HARMLESS, *_OF_LATER_STAGES)
-    refused = [key for key in _changed(config, earlier) if not key.startswith(allowed)]
-    after = flatten(to_plain(with_absolute_paths(config)))
+    changes = _changed(config, earlier).items()
+    refused = [_refusal(key, before, after) for key, (before, after) in changes if not key.startswith(allowed)]
     if refused:
-        raise ConfigError([_refusal(key, before.get(key), after[key]) for key in refused])
+        raise ConfigError(refused)
 
 
-def _changed(config: RunConfig, earlier: NamedRun) -> list[str]:
+def _changed(config: RunConfig, earlier: NamedRun) -> dict[str, tuple[Any, Any]]:
+    """The keys that differ from the earlier run's, each with its value before and after."""
     before, after = flatten(earlier.config), flatten(to_plain(with_absolute_paths(config)))
-    return [key for key in after if before.get(key) != after[key]]
+    return {key: (before.get(key), value) for key, value in after.items() if before.get(key) != value}
 
 
 def _check_newest(checkpoint: Path) -> None:

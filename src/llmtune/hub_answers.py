@@ -1,6 +1,7 @@
 """What the Hugging Face Hub's answers mean, one sentence each with its cure; and how long they are waited for."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,6 +9,8 @@ from typing import Any
 
 from llmtune.errors import LlmtuneError, explained
 
+FULL_COMMIT = re.compile(r"[0-9a-f]{40}")
+"""A commit on the Hub, whole."""
 _SLOW_METHODS = ("POST", "PUT")
 _SLOW_FACTOR = 12
 """An upload that has arrived is hashed and stored before it is answered."""

@@ -1,7 +1,7 @@
 """What `run=` and `method.adapter=` name: a run, a checkpoint in one, or weights that were made elsewhere."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from llmtune.config.validate import nearest
 from llmtune.errors import ModelError, RunError
 from llmtune.models.adapter_files import CONFIG_FILE, WEIGHTS_FILE, AdapterFiles, is_adapter, read_adapter
 from llmtune.runs.layout import RunFolder
-from llmtune.runs.lookup import MLFLOW_RUN_ID, find_run, is_run_folder
+from llmtune.runs.lookup import MLFLOW_RUN_ID, find_run, is_run_folder, places_of
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PLACEHOLDERS = ("folder", "hub")
@@ -69,7 +69,7 @@ def resolve(reference: str, places: Places, key: str = "run") -> Named:
         return _run(find_run(reference, places.runs_dir))
     if MLFLOW_RUN_ID.fullmatch(reference):
         return _run(_run_of_mlflow(reference, places))
-    for path in _places_of(reference, places.runs_dir):
+    for path in places_of(reference, places.runs_dir):
         found = _in_folder(path, f"{key}={reference}")
         if found is not None:
             return found
@@ -86,11 +86,6 @@ def resolve(reference: str, places: Places, key: str = "run") -> Named:
 
 def _run(folder: RunFolder, checkpoint: Path | None = None) -> NamedRun:
     return NamedRun(folder, load_plain(folder.config_file), checkpoint)
-
-
-def _places_of(reference: str, runs_dir: Path) -> Iterator[Path]:
-    for path in (Path(reference).expanduser(), runs_dir / reference):
-        yield path.absolute()
 
 
 def _in_folder(path: Path, asked: str) -> Named | None:

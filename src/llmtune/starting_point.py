@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmtune.arguments import Arguments, model_overrides, quoted
+from llmtune.arguments import Arguments, model_overrides, short_name
 from llmtune.config.experiments import names_data
 from llmtune.config.method import AdapterConfig, UntrainedConfig
 from llmtune.config.model import ModelConfig
@@ -61,6 +61,7 @@ class StartingPoint:
         if self.untrained:
             return dataclasses.replace(config, method=UntrainedConfig())
         if self.adapter is not None:
+            config = _on_its_base(config, self.adapter, arguments, f"run={arguments.run}")
             method = dataclasses.replace(_as_the_adapter(config, self.adapter, typed), dropout=self.adapter.dropout)
             return dataclasses.replace(config, method=method, source_weights=str(self.adapter.folder))
         if self.run is None and isinstance(config.method, AdapterConfig) and config.method.adapter is not None:
@@ -124,8 +125,7 @@ def _made_elsewhere(named: AdapterFiles | NamedModel, arguments: Arguments) -> S
             f"{key}={arguments.run} without run="
         )
     if is_adapter:
-        overrides = (*_base_of(named, typed, asked), *_data_for_weights(arguments))
-        return StartingPoint(overrides=overrides, adapter=named)
+        return StartingPoint(overrides=_data_for_weights(arguments), adapter=named)
     wrong = [key for key in typed if key == "model" or key.partition(".")[0] == "method"]
     if wrong:
         raise ConfigError([f"{key}={typed[key]}: {asked} is a whole model; leave one of them out." for key in wrong])
@@ -144,23 +144,16 @@ def _newest_that_trains(places: Places) -> Named:
 
 def _on_adapter(config: RunConfig, reference: str, arguments: Arguments) -> RunConfig:
     """The config of a run that trains on from an adapter: its folder, its shape, and the base model it belongs to."""
-    asked, typed = f"method.adapter={reference}", arguments.typed
+    asked = f"method.adapter={reference}"
     named = resolve(reference, _places(arguments), key="method.adapter")
     if isinstance(named, NamedModel):
         raise RunError(f"{asked}: is a whole model, not an adapter; train from it with model={named.model}")
     adapter = named if isinstance(named, AdapterFiles) else read_adapter(_trained_adapter(named, asked), asked)
     if adapter.special:
         raise RunError(f"{asked}: uses {', '.join(adapter.special)}, which training can't go on with")
-    if "model" not in typed:
-        of_run = named.config.get("model") if isinstance(named, NamedRun) else None
-        model = ModelConfig(**of_run) if of_run else _model_of(adapter, asked)
-        chosen = {
-            field.name: getattr(config.model, field.name)
-            for field in dataclasses.fields(ModelConfig)
-            if f"model.{field.name}" in typed
-        }
-        config = dataclasses.replace(config, model=dataclasses.replace(model, **chosen))
-    method = _as_the_adapter(config, adapter, typed)
+    of_run = named.config.get("model") if isinstance(named, NamedRun) else None
+    config = _on_its_base(config, adapter, arguments, asked, ModelConfig(**of_run) if of_run else None)
+    method = _as_the_adapter(config, adapter, arguments.typed)
     return dataclasses.replace(config, method=dataclasses.replace(method, adapter=str(adapter.folder.absolute())))
 
 
@@ -179,21 +172,28 @@ def _trained_adapter(named: NamedRun, asked: str) -> Path:
     return wanted.resolve()
 
 
+def _on_its_base(
+    config: RunConfig, adapter: AdapterFiles, arguments: Arguments, asked: str, base: ModelConfig | None = None
+) -> RunConfig:
+    """The config with an adapter's base model (`base`, else the one that its file names), unless one was typed."""
+    if "model" in arguments.typed:
+        return config
+    names = (field.name for field in dataclasses.fields(ModelConfig))
+    chosen = {name: getattr(config.model, name) for name in names if f"model.{name}" in arguments.typed}
+    return dataclasses.replace(config, model=dataclasses.replace(base or _model_of(adapter, asked), **chosen))
+
+
 def _model_of(adapter: AdapterFiles, asked: str) -> ModelConfig:
     """The base model that an adapter names."""
-    _check_base_is_here(adapter, asked)
+    if Path(adapter.base).is_absolute() and not Path(adapter.base).is_dir():
+        raise RunError(f"{asked}: its base model {adapter.base} isn't on this machine; name it with model=")
     content = option_content("model", adapter.base)
     if content:
         return ModelConfig(**content)
-    name = Path(adapter.base).name.lower()
+    name = short_name(Path(adapter.base).name)
     if Path(adapter.base).is_dir():
         return ModelConfig(name=name, source="folder", path=adapter.base)
     return ModelConfig(name=name, source="hub", id=adapter.base, revision=adapter.revision)
-
-
-def _check_base_is_here(adapter: AdapterFiles, asked: str) -> None:
-    if Path(adapter.base).is_absolute() and not Path(adapter.base).is_dir():
-        raise RunError(f"{asked}: its base model {adapter.base} isn't on this machine; name it with model=")
 
 
 def _as_the_adapter(config: RunConfig, adapter: AdapterFiles, typed: Mapping[str, str]) -> AdapterConfig:
@@ -208,16 +208,6 @@ def _as_the_adapter(config: RunConfig, adapter: AdapterFiles, typed: Mapping[str
             [f"method.{name}={typed[f'method.{name}']}: the adapter has {own[name]}; leave it out." for name in wrong]
         )
     return dataclasses.replace(method, **own)
-
-
-def _base_of(adapter: AdapterFiles, typed: Mapping[str, str], asked: str) -> list[str]:
-    """The base model that an adapter names, unless one was typed."""
-    if "model" in typed:
-        return []
-    _check_base_is_here(adapter, asked)
-    is_folder = Path(adapter.base).is_absolute()
-    revision = [f"++model.revision={quoted(adapter.revision)}"] if adapter.revision and not is_folder else []
-    return [*model_overrides(adapter.base), *revision]
 
 
 def names_its_data(typed: Mapping[str, str]) -> bool:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
+from llmtune.arguments import STAGES
 from llmtune.commands.run_entries import FRESH_SECONDS, NOT_STARTED, UNKNOWN, RunEntry, is_number, metrics_entry
 from llmtune.commands.run_table import shown_path, shown_seconds
 from llmtune.errors import RunError
@@ -19,7 +20,6 @@ from llmtune.errors import RunError
 _POLL_SECONDS = 0.5
 _PLAIN_LINE_SECONDS = 5.0
 _STEPS_TIMED = 50
-_STAGES = ("prepare", "train", "evaluate", "export")
 
 
 class MetricsTail:
@@ -194,7 +194,7 @@ def _look(entry: RunEntry, seen: Progressed, tail: MetricsTail, screen: _Screen)
 
 
 def _finished_stages(entry: RunEntry) -> list[str]:
-    return [stage for stage in _STAGES if stage in entry.manifest.get("stages", {})]
+    return [stage for stage in STAGES if stage in entry.manifest.get("stages", {})]
 
 
 def _wait_for_start(entry: RunEntry, screen: _Screen, poll_seconds: float) -> None:

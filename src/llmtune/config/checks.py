@@ -7,6 +7,7 @@ from llmtune.config.data import FilesConfig, HubDataConfig
 from llmtune.config.export import EXPORT_FORMATS
 from llmtune.config.run import RunConfig
 from llmtune.config.train import DEFAULT_CYCLES
+from llmtune.hub_answers import FULL_COMMIT
 
 
 def check_combinations(config: RunConfig) -> list[str]:
@@ -28,7 +29,7 @@ def _model(config: RunConfig) -> Iterator[str]:
         yield f"model.id and model.revision belong to model=hub; the model here is {model.name} ({model.source})."
     if model.source != "folder" and model.path:
         yield f"model.path={model.path}: belongs to model=folder; the model here is {model.name} ({model.source})."
-    if model.trust_remote_code and not re.fullmatch(r"[0-9a-f]{40}", model.revision or ""):
+    if model.trust_remote_code and not FULL_COMMIT.fullmatch(model.revision or ""):
         yield "model.trust_remote_code=true: set model.revision to the full 40-digit commit whose code you have read."
 
 

@@ -1,12 +1,11 @@
 """What an experiment's file says before it is composed."""
 
-from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf._utils import get_yaml_loader
 
-from llmtune.config.resources import resource_dir
+from llmtune.config.resources import option_file
 from llmtune.config.validate import unreadable
 from llmtune.errors import ConfigError
 
@@ -35,12 +34,11 @@ def names_data(experiment: str) -> bool:
 
 
 def _content(experiment: str) -> dict[str, Any]:
-    for folder in (Path("experiments"), resource_dir("experiments")):
-        file = folder / f"{experiment}.yaml"
-        if file.is_file():
-            try:
-                content = yaml.load(file.read_text(encoding="utf-8"), Loader=get_yaml_loader())
-            except (yaml.YAMLError, UnicodeDecodeError) as error:
-                raise ConfigError(unreadable(str(file), error)) from None
-            return content if isinstance(content, dict) else {}
-    return {}
+    file = option_file("experiment", experiment)
+    if file is None:
+        return {}
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=get_yaml_loader())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(unreadable(str(file), error)) from None
+    return content if isinstance(content, dict) else {}

@@ -19,10 +19,16 @@ def group_options(group: str) -> list[str]:
     return sorted({file.stem for folder in (_own(group), _ours(group)) for file in folder.glob("*.yaml")})
 
 
+def option_file(group: str, option: str) -> Path | None:
+    """An option's file, the working folder's first, as Hydra takes it; None where there is none."""
+    files = (folder / f"{option}.yaml" for folder in (_own(group), _ours(group)))
+    return next((file for file in files if file.is_file()), None)
+
+
 def option_summary(group: str, option: str) -> str:
-    """The first comment line of an option's file: what it is; the working folder's file wins, as it does in Hydra."""
-    own = _own(group) / f"{option}.yaml"
-    return _first_comment(own) if own.is_file() else project_summary(group, option)
+    """The first comment line of an option's file: what it is."""
+    file = option_file(group, option)
+    return _first_comment(file) if file else ""
 
 
 def project_options(group: str) -> list[str]:

@@ -1,6 +1,5 @@
 """Data sets on the Hugging Face Hub."""
 
-import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from llmtune.config.data import HubDataConfig
 from llmtune.data.records import Problems, RecordSet, records_digest
 from llmtune.data.rows import SHAPES_IN_WORDS, RowReader
 from llmtune.errors import DataError, LlmtuneError
-from llmtune.hub_answers import Asked, first_line, hub_explained, unreachable
+from llmtune.hub_answers import FULL_COMMIT, Asked, first_line, hub_explained, unreachable
 from llmtune.logs import say
 
 _DEFAULT_BRANCH = "main"
@@ -153,7 +152,7 @@ def _id(config: HubDataConfig) -> str:
 
 
 def _is_commit(revision: str | None) -> bool:
-    return bool(revision and re.fullmatch(r"[0-9a-f]{40}", revision))
+    return bool(revision and FULL_COMMIT.fullmatch(revision))
 
 
 def _branch_file(config: HubDataConfig) -> Path:

@@ -8,11 +8,10 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from llmtune.errors import ModelError
-from llmtune.hub_answers import Asked, hub_explained
+from llmtune.hub_answers import FULL_COMMIT, Asked, hub_explained
 from llmtune.models.digest import file_sha256
 from llmtune.models.quiet import no_progress_bars
 
-FULL_COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 from llmtune.config.model import ModelConfig
 from llmtune.errors import ModelError
+from llmtune.hub_answers import FULL_COMMIT
 from llmtune.models import embedded
 from llmtune.models.adapter_files import is_adapter
 from llmtune.models.digest import files_digest
-from llmtune.models.hub import FULL_COMMIT, missing_weights, snapshot
+from llmtune.models.hub import missing_weights, snapshot
 
 MODEL_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja"]
 CODE_FILES = ["*.py"]

@@ -91,7 +91,7 @@ def find_run(reference: str, runs_dir: Path) -> RunFolder:
             if listed.record.mlflow_run_id == reference:
                 return listed.folder
         raise _unknown(reference, runs_dir, "no run folder belongs to this MLflow run")
-    for path in _candidates(reference, runs_dir):
+    for path in places_of(reference, runs_dir):
         if is_run_folder(path) and is_sweep_folder(path):
             jobs = ", ".join(str(job.folder.path) for job in list_runs(path))
             raise RunError(f"run={reference} is a sweep; name one of its runs: {jobs or 'there is none yet'}")
@@ -100,10 +100,10 @@ def find_run(reference: str, runs_dir: Path) -> RunFolder:
     raise _unknown(reference, runs_dir, "no run folder is there")
 
 
-def _candidates(reference: str, runs_dir: Path) -> Iterator[Path]:
+def places_of(reference: str, runs_dir: Path) -> Iterator[Path]:
+    """The absolute paths that a reference may mean: as it stands, then in `runs_dir`."""
     for path in (Path(reference).expanduser(), runs_dir / reference):
-        absolute = path.absolute()
-        yield absolute
+        yield path.absolute()
 
 
 def _unknown(reference: str, runs_dir: Path, reason: str) -> RunError:
