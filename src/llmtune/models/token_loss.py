@@ -1,5 +1,6 @@
 """The one forward pass that training and evaluation share: a loss for each supervised token."""
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,27 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from llmtune.models.attention import underlying_model
+from llmtune.models.chunked_loss import OutputHead, chunked_cross_entropy, final_hidden_states, output_head
+
 IGNORED = -100
+CHUNKED = "chunked cross-entropy"
+WHOLE = "the model's own logits"
+_PROBE_TOKENS = 24
+_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+@dataclass(frozen=True)
+class LossChoice:
+    """How the losses of a model's tokens are computed."""
+
+    name: str
+    """`CHUNKED` or `WHOLE`."""
+    reason: str
+    """Why, in words."""
+
+
+_CHOICES: "weakref.WeakKeyDictionary[nn.Module, LossChoice]" = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -16,7 +37,7 @@ class TokenLosses:
     """Losses of a micro-batch's supervised tokens, in row order."""
 
     losses: torch.Tensor
-    """[N] float32, nats; differentiable where the model is."""
+    """[N] float32 (float64 for a model in float64), nats; differentiable where the model is."""
     positions: torch.Tensor
     """[N] int64: flat index b × T + t of the token that was predicted."""
 
@@ -33,7 +54,8 @@ def token_losses(
     """Cross-entropy of each supervised token given those before it in the same example.
 
     Position t - 1 predicts the label at t; an example's first token is predicted by nothing, whatever its label.
-    Only positions that predict a supervised token are projected to the vocabulary.
+    Only positions that predict a supervised token are projected to the vocabulary, where `choose_loss` says so a chunk
+    at a time.
 
     Args:
         model: a causal language model, perhaps wrapped.
@@ -50,22 +72,46 @@ def token_losses(
     predictors = predicted - 1
     if predicted.numel() == 0:
         return TokenLosses(torch.zeros(0, dtype=torch.float32, device=input_ids.device), predicted)
-    num_columns = input_ids.shape[1]
-    kept, column_of = torch.unique(predictors % num_columns, return_inverse=True)
     borders = _borders(lengths, input_ids.device) if attention_mask is None else {}
-    logits = model(
-        input_ids=input_ids,
-        attention_mask=attention_mask,
-        position_ids=position_ids,
-        use_cache=False,
-        logits_to_keep=kept,
-        **borders,
-    ).logits
-    if logits.shape[1] != kept.numel():
-        logits = logits[:, kept]  # a model without logits_to_keep projects every position
-    chosen = logits[predictors // num_columns, column_of]
-    losses = F.cross_entropy(chosen.float(), labels.reshape(-1)[predicted], reduction="none")
-    return TokenLosses(losses, predicted)
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids, **borders}
+    targets = labels.reshape(-1)[predicted]
+    head = output_head(model)
+    if isinstance(head, OutputHead) and choose_loss(model).name == CHUNKED:
+        return TokenLosses(_chunked_losses(model, head, inputs, predictors, targets), predicted)
+    return TokenLosses(_whole_losses(model, inputs, predictors, targets), predicted)
+
+
+def choose_loss(model: nn.Module) -> LossChoice:
+    """How `token_losses` computes this model's losses: decided once, by its numbers, and kept until `set_loss`.
+
+    Where the model's head is a plain linear layer, a short random row goes through the model both ways, dropout off:
+    losses and the gradient of what trains must agree. Products are taken in autocast's type where it is on.
+
+    Args:
+        model: a causal language model, perhaps wrapped.
+    """
+    inner = underlying_model(model)
+    choice = _CHOICES.get(inner)
+    if choice is None:
+        head = output_head(model)
+        fault = head if isinstance(head, str) else _chunking_fault(model, head)
+        agrees = LossChoice(CHUNKED, "a chunk of positions at a time gives the same numbers as all of their logits")
+        choice = _CHOICES[inner] = agrees if fault is None else LossChoice(WHOLE, fault)
+    return choice
+
+
+def set_loss(model: nn.Module, name: str) -> None:
+    """Fix how `token_losses` computes this model's losses, as a run began that now goes on.
+
+    Raises:
+        ValueError: the name is none of `CHUNKED` and `WHOLE`, or the model can't be computed by chunks.
+    """
+    if name not in (CHUNKED, WHOLE):
+        raise ValueError(f"{name!r} is no way to compute losses; there are {CHUNKED!r} and {WHOLE!r}")
+    head = output_head(model)
+    if name == CHUNKED and isinstance(head, str):
+        raise ValueError(f"the losses can't be computed by chunks: {head}")
+    _CHOICES[underlying_model(model)] = LossChoice(name, "fixed before")
 
 
 def supervised_positions(labels: torch.Tensor, lengths: Sequence[int], *, packed: bool) -> torch.Tensor:
@@ -89,3 +135,72 @@ def _borders(lengths: Sequence[int], device: torch.device) -> dict[str, Any]:
     ends = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(device)
     longest = max(lengths)
     return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
+
+
+def _whole_losses(
+    model: nn.Module, inputs: dict[str, Any], predictors: torch.Tensor, targets: torch.Tensor
+) -> torch.Tensor:
+    """Losses [N] out of the logits of every column that predicts something."""
+    num_columns = inputs["input_ids"].shape[1]
+    kept, column_of = torch.unique(predictors % num_columns, return_inverse=True)
+    logits = model(**inputs, use_cache=False, logits_to_keep=kept).logits
+    if logits.shape[1] != kept.numel():
+        logits = logits[:, kept]  # a model without logits_to_keep projects every position
+    chosen = logits[predictors // num_columns, column_of]
+    wide = chosen if chosen.dtype == torch.float64 else chosen.float()
+    return F.cross_entropy(wide, targets, reduction="none")
+
+
+def _chunked_losses(
+    model: nn.Module, head: OutputHead, inputs: dict[str, Any], predictors: torch.Tensor, targets: torch.Tensor
+) -> torch.Tensor:
+    hidden = final_hidden_states(model, inputs)
+    return chunked_cross_entropy(hidden.reshape(-1, hidden.shape[-1])[predictors], head, targets)
+
+
+def _chunking_fault(model: nn.Module, head: OutputHead) -> str | None:
+    """What is wrong with losses by chunks for this model; None where nothing is."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(False), torch.set_grad_enabled(any(p.requires_grad for p in model.parameters())):
+            return _compare(model, head)
+    except (NotImplementedError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
+    finally:
+        model.train(was_training)
+
+
+def _compare(model: nn.Module, head: OutputHead) -> str | None:
+    device = head.weight.device
+    row = torch.randint(0, head.weight.shape[0], (1, _PROBE_TOKENS), generator=torch.Generator().manual_seed(7))
+    row, positions = row.to(device), torch.arange(_PROBE_TOKENS, device=device)[None]
+    inputs = {"input_ids": row, "attention_mask": None, "position_ids": positions}
+    predictors, targets = positions[0, :-1], row[0, 1:]
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    tolerance = _TOLERANCE[_coarsest(model, device)]
+
+    expected = _whole_losses(model, inputs, predictors, targets)
+    gradients = _gradients(expected, trainable)
+    found = _chunked_losses(model, head, inputs, predictors, targets)
+    if not float((found - expected).detach().abs().max()) <= tolerance * float(expected.detach().abs().max()):
+        return "losses by chunks differ from the model's own"
+    apart = [ours.sub_(theirs) for ours, theirs in zip(_gradients(found, trainable), gradients, strict=True)]
+    if apart and not float(nn.utils.get_total_norm(apart)) <= tolerance * float(nn.utils.get_total_norm(gradients)):
+        return "gradients by chunks differ from the model's own"
+    return None
+
+
+def _gradients(losses: torch.Tensor, parameters: list[nn.Parameter]) -> list[torch.Tensor]:
+    """Of the sum of the losses, zeros where a parameter has no part in it."""
+    return list(torch.autograd.grad(losses.sum(), parameters, materialize_grads=True)) if parameters else []
+
+
+def _coarsest(model: nn.Module, device: torch.device) -> torch.dtype:
+    """The coarsest type in play, of products and of weights; it decides how far sums may differ."""
+    types = {parameter.dtype for parameter in model.parameters() if parameter.dtype in _TOLERANCE}
+    if torch.is_autocast_enabled(device.type):
+        types.add(torch.get_autocast_dtype(device.type))
+    return max(types, key=lambda dtype: _TOLERANCE[dtype])

@@ -1,0 +1,183 @@
+"""Cross-entropy of final hidden states, a chunk of positions at a time, so that no one holds all their logits."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.autograd.function import once_differentiable
+from transformers import PreTrainedModel
+
+from llmtune.models.attention import underlying_model
+
+CHUNK_ELEMENTS = 1 << 23
+"""Logits of one chunk at most: 32 MiB in float32."""
+
+
+@dataclass(frozen=True)
+class OutputHead:
+    """What turns a final hidden state into logits: linear, then a factor, then a soft cap."""
+
+    weight: torch.Tensor
+    """[V, D]."""
+    bias: torch.Tensor | None
+    """[V]."""
+    scale: float = 1.0
+    """What the logits are multiplied by."""
+    softcap: float | None = None
+    """c in c × tanh(logits / c), after the factor; None leaves them."""
+
+    @property
+    def trains(self) -> bool:
+        """Whether its weight or bias wants a gradient."""
+        return self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
+
+    def logits(self, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """[N, V] of hidden states [N, D], in their type; weight and bias are this head's in that type."""
+        logits = F.linear(hidden, weight, bias)
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        if self.softcap is not None:
+            logits = torch.tanh(logits / self.softcap) * self.softcap
+        return logits
+
+
+def output_head(model: nn.Module) -> OutputHead | str:
+    """The head of a causal language model; in words why it has to compute its logits itself where that is so."""
+    inner = underlying_model(model)
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        return "a data-parallel wrapper has to see the whole forward pass"
+    if not isinstance(inner, PreTrainedModel) or inner.base_model is inner:
+        return f"{type(inner).__name__} has no decoder that can be called without its head"
+    head = inner.get_output_embeddings()
+    if type(head) is not nn.Linear:
+        return f"its output head is a {type(head).__name__}, not a plain linear layer"
+    if type(head.weight) is not nn.Parameter:
+        return f"its output head's weight is a {type(head.weight).__name__}, not a plain tensor"
+    if any(_is_hooked(module) for module in (head, inner)):
+        return "a hook has to see the whole forward pass"
+    config: Any = inner.config.get_text_config()
+    return OutputHead(
+        weight=head.weight,
+        bias=head.bias,
+        scale=float(getattr(inner, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0),
+        softcap=getattr(config, "final_logit_softcapping", None),
+    )
+
+
+def final_hidden_states(model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
+    """[B, T, D]: what the output head would be given; `inputs` as the model itself takes them."""
+    return underlying_model(model).base_model(**inputs, use_cache=False).last_hidden_state
+
+
+def chunked_cross_entropy(hidden: torch.Tensor, head: OutputHead, targets: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of each position, the logits of one chunk at a time, in the forward and in the backward pass.
+
+    Products are taken in autocast's type where it is on; losses in float32 at least. The head's gradient is added up
+    over chunks in float32 at least. A frozen head needs no second product: the hidden states' gradient is computed
+    beside the loss.
+
+    Args:
+        hidden: [N, D].
+        head: of V tokens.
+        targets: [N], each in 0 to V - 1.
+
+    Returns:
+        [N] in nats, float32 (float64 for float64 hidden states); differentiable once.
+    """
+    kind = hidden.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    hidden = hidden.to(dtype)
+    if torch.is_grad_enabled() and (hidden.requires_grad or head.trains):
+        return _ChunkedCrossEntropy.apply(hidden, head.weight, head.bias, targets, head)  # pyright: ignore[reportReturnType]
+    with torch.autocast(kind, enabled=False):
+        weight, bias = _in_type(head, dtype)
+        parts = [_losses(head, hidden[span], weight, bias, targets[span]) for span in _spans(targets, head)]
+    return torch.cat(parts)
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+        head: OutputHead,
+    ) -> torch.Tensor:
+        ctx.head = head
+        losses = torch.zeros(targets.numel(), dtype=_wide(hidden.dtype), device=hidden.device)
+        gradient = None if head.trains else torch.zeros_like(hidden)
+        with torch.autocast(hidden.device.type, enabled=False):
+            typed_weight, typed_bias = _in_type(head, hidden.dtype)
+            for span in _spans(targets, head):
+                with torch.set_grad_enabled(gradient is not None):
+                    leaf = hidden[span].detach().requires_grad_(gradient is not None)
+                    part = _losses(head, leaf, typed_weight, typed_bias, targets[span])
+                if gradient is not None:
+                    (gradient[span],) = torch.autograd.grad(part, leaf, torch.ones_like(part))
+                losses[span] = part.detach()
+        ctx.save_for_backward(*((hidden, weight, bias, targets) if gradient is None else (gradient,)))
+        return losses
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: torch.Tensor
+    ) -> tuple[torch.Tensor | None, ...]:
+        (upstream,) = gradients
+        if ctx.head.trains:
+            return *_recomputed(ctx, upstream), None, None
+        (gradient,) = ctx.saved_tensors
+        return (gradient * upstream[:, None]).to(gradient.dtype), None, None, None, None
+
+
+def _recomputed(ctx: Any, upstream: torch.Tensor) -> list[torch.Tensor | None]:
+    """Gradients of hidden states, weight and bias, where wanted, out of logits that are computed again."""
+    *inputs, targets = ctx.saved_tensors
+    hidden, head, wanted = inputs[0], ctx.head, ctx.needs_input_grad[:3]
+    sums: list[Any] = [None if like is None else torch.zeros_like(like, dtype=_wide(like.dtype)) for like in inputs]
+    with torch.autocast(hidden.device.type, enabled=False):
+        weight, bias = _in_type(head, hidden.dtype)
+        for span in _spans(targets, head):
+            leaves: list[Any] = [hidden[span], weight, bias]
+            leaves = [leaf if leaf is None else leaf.detach().requires_grad_() for leaf in leaves]
+            with torch.enable_grad():
+                part = _losses(head, leaves[0], leaves[1], leaves[2], targets[span])
+            asked = [leaf for leaf, want in zip(leaves, wanted, strict=True) if want]
+            totals = [sums[0][span], *sums[1:]]
+            asked_totals = [total for total, want in zip(totals, wanted, strict=True) if want]
+            for total, part_of_it in zip(asked_totals, torch.autograd.grad(part, asked, upstream[span]), strict=True):
+                total.add_(part_of_it)
+    typed = zip(sums, inputs, wanted, strict=True)
+    return [total.to(like.dtype) if want else None for total, like, want in typed]
+
+
+def _losses(
+    head: OutputHead, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
+) -> torch.Tensor:
+    logits = head.logits(hidden, weight, bias)
+    return F.cross_entropy(logits.to(_wide(logits.dtype)), targets, reduction="none")
+
+
+def _spans(targets: torch.Tensor, head: OutputHead) -> Iterator[slice]:
+    """The chunks of positions, one after another."""
+    rows = max(1, CHUNK_ELEMENTS // head.weight.shape[0])
+    for start in range(0, targets.numel(), rows):
+        yield slice(start, min(start + rows, targets.numel()))
+
+
+def _in_type(head: OutputHead, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor | None]:
+    return head.weight.detach().to(dtype), None if head.bias is None else head.bias.detach().to(dtype)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return "forward" in vars(module) or any(getattr(module, name, None) for name in hooks)
