@@ -1,55 +1,83 @@
 """A run that goes on from any of its checkpoints ends with the bits of the run that was never stopped."""
 
-import pytest
-from tiny_training import FULL, LORA_DROPOUT, QLORA_DROPOUT, Recorder, Setup, make_parts, weights_digest
+import itertools
+from dataclasses import fields
 
-from llmtune.runs.layout import RunFolder
+import pytest
+from tiny_training import FULL, LORA_DROPOUT, QLORA_DROPOUT, Setup, make_parts, resume, train_to_the_end
+
+from llmtune.errors import TrainingFault
 from llmtune.training import checkpoint
-from llmtune.training.callbacks.checkpointing import CheckpointCallback, CheckpointSettings
-from llmtune.training.checkpoint import list_checkpoints, load_checkpoint
-from llmtune.training.loop import train
+from llmtune.training.checkpoint import checkpoint_step, list_checkpoints, load_checkpoint
 from llmtune.training.parts import TrainState
 
-pytestmark = [pytest.mark.fast, pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")]
+pytestmark = pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
 
 LORA_PACKED = Setup(LORA_DROPOUT)
 LORA_PADDED = Setup(LORA_DROPOUT, micro_batch_size=4, gradient_accumulation_steps=1, packed=False)
 FULL_PADDED = Setup(FULL, packed=False)
 FULL_8BIT = Setup(FULL, optimizer="adamw_8bit")
+OVERFLOWING = Setup(LORA_DROPOUT, loss_scale=2.0**23)
+"""Its first steps are skipped until the scale is low enough."""
 RUNS = {
     "llama, lora, packed": ("tiny_llama", LORA_PACKED),
     "llama, qlora, packed, paged": ("tiny_llama", Setup(QLORA_DROPOUT, optimizer="paged_adamw_8bit")),
     "llama, full, packed, 8-bit state": ("tiny_llama", FULL_8BIT),
+    "llama, lora, packed, loss scaler": ("tiny_llama", OVERFLOWING),
     "gpt2 with dropout, lora, padded, no accumulation": ("tiny_gpt2", LORA_PADDED),
     "gpt2 with dropout, full, padded": ("tiny_gpt2", FULL_PADDED),
 }
+METHODS = {"lora": LORA_DROPOUT, "qlora": QLORA_DROPOUT, "full": FULL}
+MIDDLE = 5
 
 
 def _straight(model_folder, setup, folder):
     """Train once with a checkpoint after every step."""
-    parts, recorder = make_parts(model_folder, setup), Recorder()
-    keep_all = CheckpointCallback(RunFolder(folder), CheckpointSettings(1, None, keep=1000))
-    train(parts, TrainState(), [recorder, keep_all])
-    return weights_digest(parts.model), recorder.steps
+    return train_to_the_end(make_parts(model_folder, setup), TrainState(), folder)
 
 
-def _resumed(model_folder, setup, folder):
-    parts, recorder = make_parts(model_folder, setup), Recorder()
-    state = load_checkpoint(folder, parts)
-    train(parts, state, [recorder])
-    return weights_digest(parts.model), recorder.steps
+def _check_every_step(model_folder, setup, folder):
+    """Go on from each checkpoint of a run, and compare; how many were equal."""
+    straight = _straight(model_folder, setup, folder / "straight")
+    checkpoints = list_checkpoints(folder / "straight" / "checkpoints")
+    epoch = sorted(range(setup.num_examples))
+    steps = len(straight.examples) // setup.num_epochs
+    for first in range(1, len(straight.examples), steps):
+        taken = [index for step in range(first, first + steps) for index in straight.examples[step]]
+        assert sorted(taken) == epoch, "each example once an epoch"
+    for start in checkpoints:
+        resumed = resume(model_folder, setup, start, folder / "resumed")
+        assert resumed == straight.after(checkpoint_step(start)), start.name
+    return len(checkpoints)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(("model", "setup"), RUNS.values(), ids=RUNS.keys())
 def test_every_checkpoint_leads_to_the_same_bits(assets, model, setup, tmp_path):
-    digest, steps = _straight(assets / model, setup, tmp_path)
-    checkpoints = list_checkpoints(tmp_path / "checkpoints")
-    assert len(checkpoints) == 10
-    for folder in checkpoints:
-        resumed_digest, resumed_steps = _resumed(assets / model, setup, folder)
-        assert resumed_digest == digest, folder.name
-        assert resumed_steps == {step: steps[step] for step in resumed_steps}
-        assert len(resumed_steps) == 10 - checkpoint.checkpoint_step(folder)
+    count = _check_every_step(assets / model, setup, tmp_path)
+    print(f"{count} of {count} steps: equal weights, losses, examples and state after a resume")
+    assert count == 10
+
+
+LONG_RUNS = [
+    *itertools.product(["tiny_llama"], METHODS, (1, 2), ("packed", "padded")),
+    *itertools.product(["tiny_gpt2"], METHODS, (1, 2), ("padded",)),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "method", "accumulation", "rows"), LONG_RUNS)
+def test_every_step_of_two_long_epochs_leads_to_the_same_bits(assets, model, method, accumulation, rows, tmp_path):
+    setup = Setup(
+        METHODS[method],
+        micro_batch_size=4 // accumulation,
+        gradient_accumulation_steps=accumulation,
+        packed=rows == "packed",
+        num_examples=57,
+    )
+    count = _check_every_step(assets / model, setup, tmp_path)
+    print(f"{model}, {method}, accumulation {accumulation}, {rows}: {count} of {count} steps equal after a resume")
+    assert count == 30
 
 
 def _drop_optimizer(monkeypatch):
@@ -64,17 +92,54 @@ def _drop_dropout_stream(monkeypatch):
     monkeypatch.setattr("llmtune.training.loop.torch.manual_seed", lambda seed: None)
 
 
-@pytest.mark.parametrize("drop", [_drop_optimizer, _drop_weights, _drop_dropout_stream])
+def _drop_scaler(monkeypatch):
+    monkeypatch.setattr("torch.amp.GradScaler.load_state_dict", lambda *_: None)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("drop", [_drop_optimizer, _drop_weights, _drop_dropout_stream, _drop_scaler])
 def test_control_a_part_that_is_dropped_shows(tiny_llama, tmp_path, monkeypatch, drop):
-    digest, _ = _straight(tiny_llama, LORA_PACKED, tmp_path)
+    setup = OVERFLOWING if drop is _drop_scaler else LORA_PACKED
+    straight = _straight(tiny_llama, setup, tmp_path / "straight")
     drop(monkeypatch)
-    assert _resumed(tiny_llama, LORA_PACKED, tmp_path / "checkpoints" / "checkpoint-5")[0] != digest
+    start = tmp_path / "straight" / "checkpoints" / f"checkpoint-{MIDDLE}"
+    assert resume(tiny_llama, setup, start, tmp_path / "resumed").weights != straight.weights
 
 
-def test_control_a_position_that_is_dropped_shows(tiny_llama, tmp_path):
-    digest, _ = _straight(tiny_llama, LORA_PACKED, tmp_path)
-    parts = make_parts(tiny_llama, LORA_PACKED)
-    state = load_checkpoint(tmp_path / "checkpoints" / "checkpoint-5", parts)
-    state.global_step -= 1
-    train(parts, state, [])
-    assert weights_digest(parts.model) != digest
+NOT_DROPPED = {
+    "overflows_in_a_row",  # has a test of its own below
+    "seconds",  # wall time is never equal
+    "should_stop",  # isn't saved
+}
+STATE = [field for field in fields(TrainState) if field.name not in NOT_DROPPED]
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("field", STATE, ids=lambda field: field.name)
+def test_control_a_part_of_the_state_that_is_dropped_shows(tiny_llama, tmp_path, field):
+    straight = _straight(tiny_llama, OVERFLOWING, tmp_path / "straight")
+    parts = make_parts(tiny_llama, OVERFLOWING)
+    state = load_checkpoint(tmp_path / "straight" / "checkpoints" / f"checkpoint-{_telling_step(straight)}", parts)
+    assert getattr(state, field.name) != getattr(TrainState(), field.name), "the control has something to drop"
+    setattr(state, field.name, getattr(TrainState(), field.name))
+    dropped = train_to_the_end(parts, state, tmp_path / "resumed")
+    assert (dropped.weights, dropped.state) != (straight.weights, straight.state)
+
+
+def _telling_step(straight):
+    """A step after the best one and before the last."""
+    print(straight.state["validation_losses"], straight.state["best_step"], straight.state["num_overflows"])
+    step = straight.state["best_step"] + 1
+    assert step < len(straight.steps)
+    return step
+
+
+@pytest.mark.fast
+def test_overflows_are_counted_on_after_a_resume(tiny_llama, tmp_path):
+    """Ten in a row are a fault, also where a resume lies between them."""
+    setup = Setup(LORA_DROPOUT, loss_scale=2.0**60)
+    with pytest.raises(TrainingFault, match=r"^step 10:"):
+        _straight(tiny_llama, setup, tmp_path / "straight")
+    start = tmp_path / "straight" / "checkpoints" / "checkpoint-4"
+    with pytest.raises(TrainingFault, match=r"^step 10:"):
+        resume(tiny_llama, setup, start, tmp_path / "resumed")

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -9,57 +10,135 @@ from tiny_training import FULL, LORA, LORA_DROPOUT, Recorder, Setup, make_parts,
 
 from llmtune.data.collate import collate
 from llmtune.errors import TrainingFault
+from llmtune.models import chunked_loss
+from llmtune.models.token_loss import CHUNKED, WHOLE, choose_loss, set_loss
 from llmtune.training import loss as loss_module
 from llmtune.training.loop import train, train_step
 from llmtune.training.parts import TrainState
 
 pytestmark = pytest.mark.fast
 
-WHOLE = Setup(micro_batch_size=8, gradient_accumulation_steps=1, packed=False)
+AT_ONCE = Setup(micro_batch_size=8, gradient_accumulation_steps=1, packed=False)
 CUTS = [(8, 1), (4, 2), (1, 8)]
+METHODS = pytest.mark.parametrize("method", [LORA, FULL], ids=["lora", "full"])
+PACKED = pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+LOSSES = pytest.mark.parametrize("name", [WHOLE, CHUNKED], ids=["whole", "chunked"])
+VOCABULARY = 384
 
 
-def _first_step(model_folder, setup):
-    return train_step(make_parts(model_folder, setup), TrainState())
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch):
+    """Seven positions a chunk, so that a micro-batch has several and the last is short."""
+    monkeypatch.setattr(chunked_loss, "CHUNK_ELEMENTS", 7 * VOCABULARY)
 
 
-@pytest.mark.parametrize("method", [LORA, FULL], ids=["lora", "full"])
-@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+class FirstStep(NamedTuple):
+    loss: float
+    grad_norm: float
+
+
+def _parts(model_folder, setup, name, dtype=torch.float32):
+    parts = make_parts(model_folder, setup)
+    parts.model.to(dtype)
+    for module in parts.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    set_loss(parts.model, name)
+    return parts
+
+
+def _first_step(model_folder, setup, name=WHOLE, dtype=torch.float32):
+    result = train_step(_parts(model_folder, setup, name, dtype), TrainState())
+    return FirstStep(float(result.loss), float(result.grad_norm))
+
+
+@METHODS
+@PACKED
+@LOSSES
 @pytest.mark.parametrize(("size", "accumulation"), CUTS)
-def test_loss_and_gradient_norm_do_not_depend_on_the_cut(tiny_llama, method, packed, size, accumulation):
-    whole = _first_step(tiny_llama, replace(WHOLE, method=method))
-    cut = _first_step(tiny_llama, Setup(method, size, accumulation, packed=packed))
+def test_loss_and_gradient_norm_do_not_depend_on_the_cut(tiny_llama, method, packed, name, size, accumulation):
+    whole = _first_step(tiny_llama, replace(AT_ONCE, method=method))
+    cut = _first_step(tiny_llama, Setup(method, size, accumulation, packed=packed), name)
     assert cut.loss == pytest.approx(whole.loss, rel=1e-6)
     assert cut.grad_norm == pytest.approx(whole.grad_norm, rel=1e-6)
     assert whole.grad_norm > 1e-3
 
 
-def test_control_a_mean_of_micro_batch_means_is_told_apart(tiny_llama, monkeypatch):
-    whole = _first_step(tiny_llama, WHOLE)
+@METHODS
+@PACKED
+@LOSSES
+@pytest.mark.parametrize(("size", "accumulation"), CUTS)
+def test_nor_in_float64(tiny_model, method, packed, name, size, accumulation):
+    whole = _first_step(tiny_model, replace(AT_ONCE, method=method), dtype=torch.float64)
+    cut = _first_step(tiny_model, Setup(method, size, accumulation, packed=packed), name, torch.float64)
+    assert cut.loss == pytest.approx(whole.loss, rel=1e-12)
+    assert cut.grad_norm == pytest.approx(whole.grad_norm, rel=1e-8)
 
-    def mean_of_means(model, batch, divisor, original=loss_module.micro_batch_loss):
-        supervised = int((batch.labels != -100).sum())
-        return original(model, batch, 8 * supervised)
 
-    monkeypatch.setattr(loss_module, "micro_batch_loss", mean_of_means)
-    cut = _first_step(tiny_llama, Setup(micro_batch_size=1, gradient_accumulation_steps=8, packed=False))
+def test_a_run_takes_chunks_by_itself(tiny_model):
+    assert choose_loss(make_parts(tiny_model, Setup()).model).name == CHUNKED
+
+
+def _mean_of_means(monkeypatch):
+    def broken(model, batch, divisor, original=loss_module.micro_batch_loss):
+        return original(model, batch, 8 * int((batch.labels != -100).sum()))
+
+    monkeypatch.setattr(loss_module, "micro_batch_loss", broken)
+
+
+def _masked_by_token(monkeypatch):
+    def broken(model, batch, divisor, original=loss_module.micro_batch_loss):
+        token = int(batch.labels[batch.labels != -100][-1])
+        return original(model, replace(batch, labels=batch.labels.masked_fill(batch.labels == token, -100)), divisor)
+
+    monkeypatch.setattr(loss_module, "micro_batch_loss", broken)
+
+
+def _row_forgotten(monkeypatch):
+    def broken(*given, original=chunked_loss._spans):
+        return (slice(span.start, span.stop - 1) for span in original(*given))
+
+    monkeypatch.setattr(chunked_loss, "_spans", broken)
+
+
+@pytest.mark.parametrize("damage", [_mean_of_means, _masked_by_token, _row_forgotten])
+@METHODS
+def test_control_each_damage_is_told_apart(tiny_llama, monkeypatch, method, damage):
+    whole = _first_step(tiny_llama, replace(AT_ONCE, method=method))
+    damage(monkeypatch)
+    cut = _first_step(tiny_llama, Setup(method, 1, 8, packed=False), CHUNKED)
     assert abs(cut.loss / whole.loss - 1) > 1e-4
+    assert abs(cut.grad_norm / whole.grad_norm - 1) > 1e-4
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize(("cut", "name"), [(Setup(LORA, 1, 8, packed=False), CHUNKED), (Setup(LORA, 4, 2), WHOLE)])
+def test_fifty_steps_do_not_depend_on_the_cut(tiny_llama, cut, name):
+    def losses(setup, name):
+        recorder = Recorder()
+        parts = _parts(tiny_llama, replace(setup, num_examples=80, num_epochs=5, learning_rate=5e-3), name)
+        train(parts, TrainState(), [recorder])
+        return [float(loss) for loss, _ in recorder.steps.values()]
+
+    whole, found = losses(AT_ONCE, WHOLE), losses(cut, name)
+    assert len(whole) == 50
+    assert found == pytest.approx(whole, rel=1e-5)
+    assert whole[-1] < 0.97 * whole[0]
+
+
+@PACKED
 def test_the_loss_is_transformers_own_on_the_same_labels(tiny_llama, packed):
-    parts = make_parts(tiny_llama, replace(WHOLE, packed=packed))
-    reference = make_parts(tiny_llama, WHOLE)
+    parts = make_parts(tiny_llama, replace(AT_ONCE, packed=packed))
+    reference = make_parts(tiny_llama, AT_ONCE)
     indices = parts.plan.step(0, 0).indices
     batch = collate(reference.table, indices, packed=False, pad_token_id=2)
     with torch.no_grad():
         theirs = reference.model(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask.long(), labels=batch.labels
         ).loss
-    assert train_step(parts, TrainState()).loss == pytest.approx(theirs.item(), rel=1e-6)
+    assert float(train_step(parts, TrainState()).loss) == pytest.approx(theirs.item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("method", [LORA, FULL], ids=["lora", "full"])
+@METHODS
 def test_one_nan_stops_before_the_update_with_the_weights_of_the_step_before(tiny_llama, method):
     parts, state = make_parts(tiny_llama, Setup(method)), TrainState()
     digests = []
@@ -74,9 +153,9 @@ def test_one_nan_stops_before_the_update_with_the_weights_of_the_step_before(tin
     with pytest.raises(TrainingFault, match=r"step 3: the loss is nan .*example-\d+ \(file.jsonl:\d+\)"):
         train(parts, state, [Poison()])
     assert state.global_step == 2
-    assert weights_digest(parts.model) == digests[-1][0] != digests[-2][0]
+    assert weights_digest(parts.model) == digests[1][0] != digests[0][0]
     for key, entries in parts.optimizer.state_dict()["state"].items():
-        assert all(torch.equal(value, digests[-1][1]["state"][key][entry]) for entry, value in entries.items())
+        assert all(torch.equal(value, digests[1][1]["state"][key][entry]) for entry, value in entries.items())
 
 
 @pytest.mark.parametrize("method", [LORA_DROPOUT, FULL], ids=["lora", "full"])

@@ -1,8 +1,10 @@
 """Real training parts around a tiny model, and what is compared about a run."""
 
 import hashlib
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -10,13 +12,23 @@ import torch
 from llmtune.config.method import FullConfig, LoraConfig, MethodConfig, QloraConfig
 from llmtune.config.model import ModelConfig
 from llmtune.data.plan import PlanSettings, StepPlan
+from llmtune.evaluation.perplexity import LossSettings, evaluate_loss
 from llmtune.methods.registry import make_method
 from llmtune.models.attention import VARLEN, set_attention
 from llmtune.models.load import LoadSettings
 from llmtune.models.precision import Precision
 from llmtune.models.source import locate_model
+from llmtune.runs.layout import RunFolder
+from llmtune.runs.metrics_log import MetricsLog
+from llmtune.tracking.null import NullTracker
+from llmtune.training.callbacks.checkpointing import CheckpointCallback, CheckpointSettings
+from llmtune.training.callbacks.metrics import MetricsCallback
+from llmtune.training.callbacks.validation import ValidationCallback, ValidationSettings
+from llmtune.training.checkpoint import load_checkpoint
+from llmtune.training.loop import train
 from llmtune.training.optimizer import make_optimizer
-from llmtune.training.parts import LoopSettings, StepResult, TrainParts, TrainState
+from llmtune.training.parts import Callback, LoopSettings, StepResult, TrainParts, TrainState
+from llmtune.training.scaler import make_scaler
 from llmtune.training.schedule import ScheduleSettings, count_steps
 
 MAX_LENGTH = 40
@@ -28,10 +40,16 @@ FULL = FullConfig()
 
 
 class Examples:
-    """A table of random examples in memory: 4 to 40 tokens, about half of them supervised; stands for a TokenTable."""
+    """A table of random examples in memory: 4 to 40 tokens, about half of them supervised; stands for a TokenTable.
 
-    def __init__(self, count: int) -> None:
-        generator = np.random.default_rng(7)
+    Args:
+        count: how many.
+        seed: of their lengths and tokens.
+    """
+
+    def __init__(self, count: int, seed: int = 7) -> None:
+        generator = np.random.default_rng(seed)
+        self.taken: list[int] = []
         lengths = generator.integers(4, MAX_LENGTH + 1, count)
         self._ids = [generator.integers(3, 100, length).astype(np.int32) for length in lengths]
         self._labels = [ids.copy() for ids in self._ids]
@@ -39,11 +57,13 @@ class Examples:
             labels[: generator.integers(1, len(labels))] = -100
         self.num_tokens = lengths.astype(np.int64)
         self.num_supervised_tokens = np.array([int((labels[1:] != -100).sum()) for labels in self._labels])
+        self.num_supervised_bytes = self.num_supervised_tokens
 
     def __len__(self) -> int:
         return len(self._ids)
 
     def input_ids(self, index: int) -> np.ndarray:
+        self.taken.append(index)
         return self._ids[index]
 
     def labels(self, index: int) -> np.ndarray:
@@ -70,6 +90,8 @@ class Setup:
     learning_rate: float = 1e-2
     seed: int = 1
     optimizer: str = "adamw"
+    loss_scale: float | None = None
+    """Where a loss scaler begins, with gradients that overflow where fp16 does; None is none of both."""
 
 
 def make_parts(model_folder: Path, setup: Setup) -> TrainParts:
@@ -92,6 +114,12 @@ def make_parts(model_folder: Path, setup: Setup) -> TrainParts:
     plan = StepPlan(table.num_tokens, table.num_supervised_tokens, plan_settings)
     total_steps = count_steps(plan.steps_per_epoch, setup.num_epochs, None)
     schedule = ScheduleSettings("cosine", setup.learning_rate, warmup_steps=2, total_steps=total_steps)
+    scaler = None
+    if setup.loss_scale is not None:
+        scaler = make_scaler(CPU, init_scale=setup.loss_scale)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.register_hook(lambda gradient: gradient.half().float())
     return TrainParts(
         model=model,
         method=method,
@@ -101,6 +129,7 @@ def make_parts(model_folder: Path, setup: Setup) -> TrainParts:
         precision=Precision("fp32", "cpu", "for the test"),
         device=CPU,
         settings=LoopSettings(setup.seed, schedule, max_grad_norm=1.0, packed=setup.packed, pad_token_id=2),
+        scaler=scaler,
     )
 
 
@@ -115,13 +144,66 @@ def weights_digest(model: torch.nn.Module) -> str:
 
 @dataclass
 class Recorder:
-    """A callback that keeps each step's loss and gradient norm by step."""
+    """A callback that keeps each step's loss and gradient norm by step, and which examples it took."""
 
     steps: dict[int, tuple[float, float]] = field(default_factory=dict)
+    examples: dict[int, list[int]] = field(default_factory=dict)
 
     def on_train_start(self, parts: TrainParts, state: TrainState) -> None: ...
 
     def on_step_end(self, parts: TrainParts, state: TrainState, result: StepResult) -> None:
         self.steps[state.global_step] = (result.loss, result.grad_norm)
+        table = cast(Examples, parts.table)
+        self.examples[state.global_step] = table.taken.copy()
+        table.taken.clear()
 
     def on_train_end(self, parts: TrainParts, state: TrainState) -> None: ...
+
+
+@dataclass
+class Outcome:
+    """What a run came to; equal for a run that was stopped and one that wasn't."""
+
+    weights: str
+    """`weights_digest` at the end."""
+    state: dict[str, Any]
+    """The state at the end, but for wall time."""
+    steps: dict[int, tuple[float, float]]
+    """Loss and gradient norm of the steps that were made here."""
+    examples: dict[int, list[int]]
+    """Examples of the steps that were made here, in the order in which they were taken."""
+
+    def after(self, step: int) -> "Outcome":
+        """What a run that goes on after `step` must come to."""
+        steps = {number: values for number, values in self.steps.items() if number > step}
+        examples = {number: taken for number, taken in self.examples.items() if number > step}
+        return Outcome(self.weights, self.state, steps, examples)
+
+
+def train_to_the_end(parts: TrainParts, state: TrainState, folder: Path, *, keep: int = 1000) -> Outcome:
+    """Train, with a validation on other examples and a checkpoint after every step in `folder`."""
+    held_out, recorder = Examples(6, seed=8), Recorder()
+    how = LossSettings(
+        batch_tokens=120, packed=parts.settings.packed, pad_token_id=2, precision=parts.precision, device=CPU
+    )
+    log = MetricsLog(RunFolder(folder).metrics_file)
+    callbacks: Sequence[Callback] = [
+        MetricsCallback(log, NullTracker(), log_every_steps=1),
+        ValidationCallback(
+            lambda model: evaluate_loss(model, cast(Any, held_out), how).loss,
+            ValidationSettings(1, patience=None),
+            log,
+            NullTracker(),
+        ),
+        recorder,
+        CheckpointCallback(RunFolder(folder), CheckpointSettings(1, None, keep)),
+    ]
+    train(parts, state, callbacks)
+    kept = {key: value for key, value in asdict(state).items() if key != "seconds"}
+    return Outcome(weights_digest(parts.model), kept, recorder.steps, recorder.examples)
+
+
+def resume(model_folder: Path, setup: Setup, checkpoint: Path, folder: Path) -> Outcome:
+    """Go on from a checkpoint in fresh parts; what is saved on the way goes to `folder`."""
+    parts = make_parts(model_folder, setup)
+    return train_to_the_end(parts, load_checkpoint(checkpoint, parts), folder)

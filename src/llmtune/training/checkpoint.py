@@ -5,21 +5,23 @@ import json
 import os
 import re
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from llmtune.errors import RunError, TrainingFault
 from llmtune.logs import warn
-from llmtune.training.optimizer_state import restore_optimizer, save_optimizer
+from llmtune.training.optimizer_state import OPTIMIZER_FILES, restore_optimizer, save_optimizer
 from llmtune.training.parts import TrainParts, TrainState
 
 FORMAT_VERSION = 1
 _INDEX = "checkpoint.json"
 _STATE = "trainer_state.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
+_WEIGHTS = frozenset({"model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"})
 _SPARE_BYTES = 16 * 2**20
 _GIB = 2**30
 
@@ -30,25 +32,26 @@ def save_checkpoint(folder: Path, parts: TrainParts, state: TrainState) -> None:
     Everything is written to a temporary folder beside it, the index with each file's sha256 last; then one rename.
 
     Args:
-        folder: `checkpoints/checkpoint-<step>`; a damaged one of that name is replaced.
+        folder: `checkpoints/checkpoint-<step>`; a damaged one of that name is replaced, and those of later steps are
+            removed: the run would have gone on from them if they were whole.
         parts: model, method, optimizer and scaler.
         state: saved but for `should_stop`.
 
     Raises:
         TrainingFault: the disk lacks the space, or writing failed; earlier checkpoints are untouched.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _clear_leftovers(folder.parent)
-    _check_free_space(folder, parts)
     temporary = folder.with_name(f".{folder.name}.tmp")
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _clear_leftovers(folder.parent)
+        _check_free_space(folder, parts)
         temporary.mkdir()
         parts.method.save(parts.model, temporary)
         save_optimizer(parts.model, parts.optimizer, temporary)
         _write_json(temporary / _STATE, _state_content(parts, state))
         _write_index(temporary, state.global_step)
         _put_in_place(temporary, folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise TrainingFault(f"{folder.name} could not be saved: {error}; earlier checkpoints are untouched") from error
 
@@ -65,7 +68,7 @@ def load_checkpoint(folder: Path, parts: TrainParts) -> TrainState:
     damage = find_damage(folder)
     if damage is not None:
         raise RunError(f"{folder} is damaged: {damage}; name an earlier checkpoint")
-    content = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+    content = _read_json(folder / _STATE)
     parts.method.restore(parts.model, folder)
     restore_optimizer(parts.model, parts.optimizer, folder)
     if (content["scaler"] is None) != (parts.scaler is None):
@@ -78,29 +81,25 @@ def load_checkpoint(folder: Path, parts: TrainParts) -> TrainState:
 
 
 def find_damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, in words; None if every file is there with its digest."""
+    """What is wrong with a checkpoint, in words; None if it is what was saved: each file, no other, each digest."""
     try:
-        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
-        version, digests = index["format_version"], dict(index["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{_INDEX} can't be read ({type(error).__name__})"
-    if version > FORMAT_VERSION:
-        return f"it has format version {version}, this llmtune reads up to {FORMAT_VERSION}"
-    for name, digest in digests.items():
-        file = folder / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if _sha256(file) != digest:
-            return f"{name} has changed since it was saved"
-    return None
+        index = _read_json(folder / _INDEX)
+        return (
+            _find_wrong_index(folder, index)
+            or _find_wrong_file(folder, index["files"])
+            or _find_wrong_state(folder, index["step"])
+        )
+    except OSError as error:
+        return f"{Path(error.filename or folder).name} can't be read ({error.strerror})"
+    except ValueError as error:
+        return str(error)
 
 
 def list_checkpoints(checkpoints: Path) -> list[Path]:
     """The folders `checkpoint-<step>`, oldest first."""
     if not checkpoints.is_dir():
         return []
-    found = [path for path in checkpoints.iterdir() if _NAME.fullmatch(path.name) and not path.is_symlink()]
-    return sorted(found, key=checkpoint_step)
+    return sorted((path for path in checkpoints.iterdir() if _NAME.fullmatch(path.name)), key=checkpoint_step)
 
 
 def checkpoint_step(folder: Path) -> int:
@@ -109,13 +108,19 @@ def checkpoint_step(folder: Path) -> int:
 
 
 def newest_intact_checkpoint(checkpoints: Path) -> Path | None:
-    """The newest checkpoint that isn't damaged, each damaged one named in a warning; None if there is none."""
+    """The newest checkpoint that isn't damaged; None if there is none. Warns of each damaged one that is newer."""
+    damages: dict[Path, str] = {}
+    intact = None
     for folder in reversed(list_checkpoints(checkpoints)):
         damage = find_damage(folder)
         if damage is None:
-            return folder
-        warn(f"{folder} is damaged: {damage}; falling back to the checkpoint before it")
-    return None
+            intact = folder
+            break
+        damages[folder] = damage
+    instead = "training starts again" if intact is None else f"falling back to {intact.name}"
+    for folder, damage in damages.items():
+        warn(f"{folder} is damaged: {damage}; {instead}")
+    return intact
 
 
 def link_checkpoint(link: Path, folder: Path) -> None:
@@ -133,8 +138,9 @@ def remove_old_checkpoints(checkpoints: Path, keep: int) -> None:
     for folder in list_checkpoints(checkpoints)[:-keep]:
         if folder.name not in linked:
             leaving = folder.with_name(f".{folder.name}.old")
+            _remove(leaving)
             folder.replace(leaving)
-            shutil.rmtree(leaving)
+            _remove(leaving)
 
 
 def _state_content(parts: TrainParts, state: TrainState) -> dict[str, Any]:
@@ -143,13 +149,73 @@ def _state_content(parts: TrainParts, state: TrainState) -> dict[str, Any]:
     return {"format_version": FORMAT_VERSION, "state": kept, "scaler": scaler}
 
 
+def _find_wrong_index(folder: Path, index: dict[str, Any]) -> str | None:
+    version, name = index.get("format_version"), folder.resolve().name
+    if version != FORMAT_VERSION:
+        return f"{_INDEX} has format version {version}, this llmtune reads {FORMAT_VERSION}"
+    if not isinstance(index.get("files"), dict) or not isinstance(index.get("step"), int):
+        return f"{_INDEX} lacks the step or the files"
+    if _NAME.fullmatch(name) and index["step"] != int(name.rpartition("-")[2]):
+        return f"{_INDEX} is of step {index['step']}"
+    return None
+
+
+def _find_wrong_file(folder: Path, digests: dict[str, str]) -> str | None:
+    found = {file.relative_to(folder).as_posix() for file in _visible_files(folder)}
+    for name in sorted({_STATE, *OPTIMIZER_FILES, *digests} - found):
+        return f"{name} is missing"
+    if not _WEIGHTS & found:
+        return "its weights are missing"
+    for name in sorted(found - set(digests) - {_INDEX}):
+        return f"{name} was not saved with it"
+    for name, digest in digests.items():
+        if _sha256(folder / name) != digest:
+            return f"{name} has changed since it was saved"
+    return None
+
+
+def _find_wrong_state(folder: Path, step: int) -> str | None:
+    content = _read_json(folder / _STATE)
+    version, state = content.get("format_version"), content.get("state")
+    if version != FORMAT_VERSION:
+        return f"{_STATE} has format version {version}, this llmtune reads {FORMAT_VERSION}"
+    if "scaler" not in content or not isinstance(state, dict):
+        return f"{_STATE} lacks the state or the scaler"
+    expected = {field.name for field in fields(TrainState)} - {"should_stop"}
+    for name in sorted(expected ^ set(state)):
+        return f"{_STATE} {'lacks' if name in expected else 'has an unknown'} {name}"
+    if state["global_step"] != step:
+        return f"{_STATE} is of step {state['global_step']}"
+    return None
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    """The files of a checkpoint; hidden ones are the file system's or the desktop's."""
+    return [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        OSError: the file can't be read.
+        ValueError: it holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name} isn't JSON") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} holds no JSON object")
+    return content
+
+
 def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_index(folder: Path, step: int) -> None:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    digests = {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+    digests = {path.relative_to(folder).as_posix(): _sha256(path) for path in sorted(_visible_files(folder))}
     _write_json(folder / _INDEX, {"format_version": FORMAT_VERSION, "step": step, "files": digests})
 
 
@@ -157,18 +223,28 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
     """Bring everything to the disk, then rename."""
     for path in [*temporary.rglob("*"), temporary]:
         _fsync(path)
-    if folder.exists():
+    if folder.exists() or folder.is_symlink():
         folder.replace(folder.with_name(f".{folder.name}.old"))
     temporary.replace(folder)
     _fsync(folder.parent)
+    for later in list_checkpoints(folder.parent):
+        if checkpoint_step(later) > checkpoint_step(folder):
+            _remove(later)
     _clear_leftovers(folder.parent)
 
 
 def _clear_leftovers(checkpoints: Path) -> None:
     """Remove what a killed save or removal left."""
     for path in checkpoints.glob(".checkpoint-*"):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder with what is in it, a file, or a link but not what it points to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _check_free_space(folder: Path, parts: TrainParts) -> None:

@@ -1,16 +1,18 @@
 """The training loop: steps of micro-batches, one weight update each."""
 
 import time
+from functools import partial
 
 import torch
 
 from llmtune.distributed import rank
-from llmtune.errors import TrainingFault
 from llmtune.seeding import derived_seed
 from llmtune.training.collectives import sum_gradients, sum_over_ranks
-from llmtune.training.loss import accumulate_gradients, name_examples
-from llmtune.training.parts import Callbacks, StepResult, TrainParts, TrainState
-from llmtune.training.scaler import note_overflow
+from llmtune.training.faults import MOST_UNREAD, judge_step, read_steps
+from llmtune.training.loss import accumulate_gradients
+from llmtune.training.optimizer import update_weights
+from llmtune.training.parts import Callbacks, StepResult, StepWatch, Touched, TrainParts, TrainState, UnreadStep
+from llmtune.training.scaler import scale_on_device
 from llmtune.training.schedule import learning_rate
 
 
@@ -26,8 +28,10 @@ def train(parts: TrainParts, state: TrainState, callbacks: Callbacks) -> TrainSt
         `state`, as it stands at the end.
 
     Raises:
-        TrainingFault: a loss or gradient isn't finite; the weights are those of the step before.
+        TrainingFault: a loss or gradient isn't finite, told where a callback next reads the steps; the weights, the
+            optimizer's state and `state` are those of the step before it.
     """
+    parts.watch = StepWatch(parts.device, state)
     for callback in callbacks:
         callback.on_train_start(parts, state)
     while state.global_step < parts.settings.schedule.total_steps and not state.should_stop:
@@ -35,9 +39,11 @@ def train(parts: TrainParts, state: TrainState, callbacks: Callbacks) -> TrainSt
         state.global_step += 1
         state.num_tokens += result.num_tokens
         state.num_supervised_tokens += result.num_supervised_tokens
-        state.seconds += result.seconds
         for callback in callbacks:
             callback.on_step_end(parts, state, result)
+        if len(parts.watch.unread) >= MOST_UNREAD:
+            read_steps(parts, state)
+    read_steps(parts, state)
     for callback in callbacks:
         callback.on_train_end(parts, state)
     return state
@@ -46,8 +52,8 @@ def train(parts: TrainParts, state: TrainState, callbacks: Callbacks) -> TrainSt
 def train_step(parts: TrainParts, state: TrainState) -> StepResult:
     """Make the update number `state.global_step`: the same examples, order and dropout whenever it is made.
 
-    Raises:
-        TrainingFault: the loss or the gradient isn't finite; no weight has changed.
+    A loss or gradient that isn't finite changes no weight, in this step or a later one, and is raised where the step's
+    figures are read.
     """
     started = time.perf_counter()
     settings = parts.settings
@@ -62,37 +68,29 @@ def train_step(parts: TrainParts, state: TrainState) -> StepResult:
         parts.scaler.unscale_(parts.optimizer)
     gradients = [parameter.grad for parameter in parts.trainable if parameter.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
-    loss, grad_norm = torch.stack([sum_over_ranks(shares.sum()), norm.double().to(parts.device)]).tolist()
+    loss, grad_norm = sum_over_ranks(shares.sum()), norm.double().to(parts.device)
 
-    overflowed = _is_finite(loss) and not _is_finite(grad_norm) and note_overflow(parts, state)
-    if not overflowed and not (_is_finite(loss) and _is_finite(grad_norm)):
-        parts.optimizer.zero_grad(set_to_none=True)
-        raise TrainingFault(
-            f"step {state.global_step + 1}: the loss is {loss} and the gradient norm {grad_norm}, so the weights were "
-            f"left as they are; examples: {name_examples(parts, step.micro_batches, shares)}. Look at these "
-            f"examples, or lower train.learning_rate (here {rate:.3g})"
-        )
-    if settings.max_grad_norm is not None and not overflowed:
+    withheld, overflowed = judge_step(parts, state, loss, grad_norm)
+    if settings.max_grad_norm is not None:
         torch.nn.utils.clip_grads_with_norm_(parts.trainable, settings.max_grad_norm, norm)
-    if gradients:
-        _update(parts, rate)
-    if not overflowed:
-        state.overflows_in_a_row = 0
+    touched = _update(parts, rate, withheld) if gradients else []
     parts.optimizer.zero_grad(set_to_none=True)
-    seconds = time.perf_counter() - started
-    return StepResult(loss, grad_norm, rate, step.num_tokens, step.num_supervised_tokens, seconds, skipped=overflowed)
+
+    result = StepResult(state.global_step + 1, rate, step.num_tokens, step.num_supervised_tokens)
+    result.read = partial(read_steps, parts, state)
+    scale = scale_on_device(parts.scaler, parts.device)
+    figures = torch.stack([loss, grad_norm, overflowed.double(), scale.double()])
+    if not parts.watch.unread:
+        parts.watch.unread_since = started
+    parts.watch.unread.append(UnreadStep(result, figures, shares, touched))
+    return result
 
 
-def _update(parts: TrainParts, rate: float) -> None:
-    """Change the weights; under fp16 only where no gradient overflowed, and adapt the scale."""
+def _update(parts: TrainParts, rate: float, withheld: torch.Tensor) -> list[Touched]:
+    """Change the weights unless withheld; under fp16 adapt the loss scale."""
     for group in parts.optimizer.param_groups:
         group["lr"] = rate
-    if parts.scaler is None:
-        parts.optimizer.step()
-    else:
-        parts.scaler.step(parts.optimizer)
+    touched = update_weights(parts.optimizer, withheld, may_wait=parts.scaler is not None)
+    if parts.scaler is not None:
         parts.scaler.update()
-
-
-def _is_finite(value: float) -> bool:
-    return abs(value) < float("inf")
+    return touched

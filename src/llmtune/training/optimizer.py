@@ -1,5 +1,6 @@
-"""Optimizers by name, with weight decay on matrices only."""
+"""Optimizers by name, with weight decay on matrices only, and updates that a flag on the device withholds."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import bitsandbytes as bnb
@@ -8,6 +9,7 @@ from torch import nn
 from transformers.optimization import Adafactor
 
 from llmtune.config.train import OptimizerName
+from llmtune.training.parts import Touched
 
 _FUSED_DEVICES = ("cpu", "cuda")
 
@@ -46,6 +48,71 @@ def make_optimizer(model: nn.Module, name: OptimizerName, learning_rate: float, 
         "lion": bnb.optim.Lion,
     }
     return classes[name](groups, lr=learning_rate)
+
+
+def update_weights(optimizer: Any, withheld: torch.Tensor, *, may_wait: bool = False) -> list[Touched]:
+    """Make the optimizer's update, or leave weights and state bit for bit as they are where `withheld` is 1.
+
+    torch's fused kernels take the flag themselves. Others go one parameter after the other, a copy of which, and of its
+    state, is put back under the flag: the host doesn't wait, and the most memory is that of the largest parameter.
+
+    Args:
+        optimizer: from `make_optimizer`.
+        withheld: float32 scalar on the device, 0 or 1.
+        may_wait: whether an optimizer that counts its updates on the host may ask the device, as torch's loss scaler
+            does. Needed where training goes on after a withheld update; otherwise see `forget_withheld`.
+
+    Returns:
+        The parameters that it went over.
+    """
+    touched = [
+        Touched(parameter, is_fresh=not optimizer.state.get(parameter))
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if parameter.grad is not None
+    ]
+    if optimizer.defaults.get("fused"):
+        optimizer.found_inf = withheld
+        optimizer.step()
+    elif not may_wait:
+        _update_masked(optimizer, withheld)
+    elif bool(withheld):
+        return []
+    else:
+        optimizer.step()
+    return touched
+
+
+def forget_withheld(optimizer: Any, touched: Sequence[Touched]) -> None:
+    """Take a withheld update out of what the host keeps: its count of updates, and state that began with it."""
+    for entry in touched:
+        state = optimizer.state.get(entry.parameter, {})
+        if entry.is_fresh:
+            optimizer.state.pop(entry.parameter, None)
+        else:
+            state.update({name: value - 1 for name, value in state.items() if isinstance(value, int)})
+
+
+@torch.no_grad()
+def _update_masked(optimizer: Any, withheld: torch.Tensor) -> None:
+    groups = optimizer.param_groups
+    try:
+        for group in groups:
+            for parameter in (p for p in group["params"] if p.grad is not None):
+                optimizer.param_groups = [{**group, "params": [parameter]}]
+                _step_masked(optimizer, parameter, withheld)
+    finally:
+        optimizer.param_groups = groups
+
+
+def _step_masked(optimizer: Any, parameter: nn.Parameter, withheld: torch.Tensor) -> None:
+    """Update the only parameter that the optimizer has now."""
+    state = optimizer.state.get(parameter, {})
+    before = {name: value.clone() for name, value in state.items() if isinstance(value, torch.Tensor)}
+    weight = parameter.clone()
+    optimizer.step()
+    for now, old in [(parameter, weight), *((optimizer.state[parameter][name], old) for name, old in before.items())]:
+        now.copy_(torch.where(withheld.to(now.device) > 0, old, now))
 
 
 def _sgd(groups: list[dict[str, Any]], learning_rate: float) -> torch.optim.Optimizer:

@@ -12,6 +12,8 @@ from llmtune.errors import RunError
 
 _TENSORS = "optimizer.safetensors"
 _SCALARS = "optimizer.json"
+OPTIMIZER_FILES = (_TENSORS, _SCALARS)
+"""What `save_optimizer` writes."""
 
 
 def save_optimizer(model: nn.Module, optimizer: Any, folder: Path) -> None:

@@ -1,6 +1,6 @@
 """What the loop works with and what it keeps count of."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -10,6 +10,7 @@ from torch import nn
 
 from llmtune.data.plan import StepPlan
 from llmtune.data.token_table import TokenTable
+from llmtune.errors import TrainingFault
 from llmtune.methods.method import Method
 from llmtune.models.precision import Precision
 from llmtune.training.schedule import ScheduleSettings
@@ -51,6 +52,11 @@ class TrainParts:
         """The parameters that the optimizer updates."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
+    @cached_property
+    def watch(self) -> "StepWatch":
+        """What the steps left on the device; see `faults`."""
+        return StepWatch(self.device)
+
 
 @dataclass
 class TrainState:
@@ -79,21 +85,118 @@ class TrainState:
 
 
 @dataclass(frozen=True)
-class StepResult:
-    """What one step did."""
+class StepFigures:
+    """What is known of a step once the host has read it; all finite, but for a skipped step's gradient norm."""
 
     loss: float
     """Nats per supervised token, over the whole step and all processes."""
     grad_norm: float
-    """Norm of the gradient before clipping."""
+    """Norm of the gradient before clipping; infinite in a skipped step."""
+    seconds: float
+    """Wall time of the step: its share, by tokens, of the time of all steps that were read with it."""
+    skipped: bool = False
+    """Whether fp16 overflowed, so that the weights stayed as they were."""
+    num_overflows: int = 0
+    """Updates that the run has skipped so far."""
+    loss_scale: float | None = None
+    """The loss scale after the step; None without a scaler."""
+
+
+@dataclass
+class StepResult:
+    """What one step did. Its figures stay on the device until they are asked for, which waits for the device.
+
+    Several processes must ask at the same step, since a fault is told by all of them together.
+    """
+
+    number: int
+    """Steps done, this one included."""
     learning_rate: float
     num_tokens: int
     """Tokens of the whole step, over all processes."""
     num_supervised_tokens: int
-    seconds: float
-    """Wall time of the step."""
-    skipped: bool = False
-    """Whether fp16 overflowed, so that the weights stayed as they were."""
+    figures: StepFigures | None = None
+    """None until the host has read the step."""
+    read: Callable[[], None] = lambda: None
+    """Reads the figures of all steps that aren't read yet."""
+
+    @property
+    def known(self) -> StepFigures:
+        """The figures, read now if they weren't before.
+
+        Raises:
+            TrainingFault: a loss or gradient, of this step or one before it, isn't finite.
+        """
+        if self.figures is None:
+            self.read()
+        assert self.figures is not None, "read_steps fills it in or raises"
+        return self.figures
+
+    @property
+    def loss(self) -> float:
+        """`StepFigures.loss`."""
+        return self.known.loss
+
+    @property
+    def grad_norm(self) -> float:
+        """`StepFigures.grad_norm`."""
+        return self.known.grad_norm
+
+    @property
+    def seconds(self) -> float:
+        """`StepFigures.seconds`."""
+        return self.known.seconds
+
+    @property
+    def skipped(self) -> bool:
+        """`StepFigures.skipped`."""
+        return self.known.skipped
+
+
+@dataclass(frozen=True)
+class Touched:
+    """A parameter that an update went over."""
+
+    parameter: nn.Parameter
+    is_fresh: bool
+    """Whether it had no optimizer state before."""
+
+
+@dataclass(frozen=True)
+class UnreadStep:
+    """A step whose figures are still on the device."""
+
+    result: StepResult
+    figures: torch.Tensor
+    """Float64 [4] on the device: loss, gradient norm, 1 where fp16 overflowed, loss scale (1 without a scaler)."""
+    shares: torch.Tensor
+    """Each micro-batch's share of the loss, on the device."""
+    touched: list[Touched]
+
+
+class StepWatch:
+    """Flags and figures of steps, on the device so that no step waits for them.
+
+    Args:
+        device: where the steps run.
+        state: whose steps these are; None until the first.
+    """
+
+    def __init__(self, device: torch.device, state: TrainState | None = None) -> None:
+        self.state = state
+        self.broken = torch.zeros((), dtype=torch.float32, device=device)
+        """1 from the first step on whose loss or gradient isn't finite; no later update is made."""
+        self.first_broken = torch.full((), -1, dtype=torch.int64, device=device)
+        """That step's number, counted from 0; -1 while there is none."""
+        row = 0 if state is None else state.overflows_in_a_row
+        self.overflows_in_a_row = torch.full((), row, dtype=torch.int64, device=device)
+        self.unread: list[UnreadStep] = []
+        self.unread_since = 0.0
+        """When the first unread step began."""
+        self.listeners: list[Callable[[Sequence[StepResult]], None]] = []
+        """Called with the steps that have just been read, all of them sound."""
+        self.fault: TrainingFault | None = None
+        """What ended the run, once it was read."""
 
 
 class Callback(Protocol):
@@ -104,7 +207,7 @@ class Callback(Protocol):
         ...
 
     def on_step_end(self, parts: TrainParts, state: TrainState, result: StepResult) -> None:
-        """Called after each step; `state.global_step` already counts it."""
+        """Called after each step; `state.global_step` already counts it. To ask `result` for its loss costs a wait."""
         ...
 
     def on_train_end(self, parts: TrainParts, state: TrainState) -> None:

@@ -2,11 +2,6 @@
 
 import torch
 
-from llmtune.training.parts import TrainParts, TrainState
-
-_MOST_OVERFLOWS = 10
-_LOWEST_SCALE = 1.0
-
 
 def make_scaler(device: torch.device, init_scale: float = 65536.0) -> torch.amp.GradScaler:
     """A loss scaler for fp16 that doubles its scale every 2000 steps and halves it at an overflow."""
@@ -15,15 +10,7 @@ def make_scaler(device: torch.device, init_scale: float = 65536.0) -> torch.amp.
     return scaler
 
 
-def note_overflow(parts: TrainParts, state: TrainState) -> bool:
-    """Count a gradient that isn't finite though the loss is.
-
-    Returns:
-        Whether it is an overflow of the scaled gradient, whose update is skipped and whose scale is lowered. Without a
-        scaler, after 10 in a row or at scale 1 it is a fault instead.
-    """
-    if parts.scaler is None or parts.scaler.get_scale() <= _LOWEST_SCALE:
-        return False
-    state.num_overflows += 1
-    state.overflows_in_a_row += 1
-    return state.overflows_in_a_row < _MOST_OVERFLOWS
+def scale_on_device(scaler: torch.amp.GradScaler | None, device: torch.device) -> torch.Tensor:
+    """The loss scale as a scalar on the device, not waited for; 1 without a scaler."""
+    one = torch.ones((), device=device)
+    return one if scaler is None else scaler.scale(one)

@@ -11,7 +11,7 @@ from torch import nn
 from llmtune.data.plan import PlanSettings, StepPlan
 from llmtune.models.precision import Precision
 from llmtune.training.optimizer import make_optimizer
-from llmtune.training.parts import LoopSettings, StepResult, TrainParts
+from llmtune.training.parts import LoopSettings, StepFigures, StepResult, TrainParts
 from llmtune.training.schedule import ScheduleSettings
 
 VOCABULARY = 11
@@ -101,7 +101,8 @@ def make_parts():
 @pytest.fixture
 def step_result():
     """A step as the callbacks see it."""
-    return StepResult(loss=2.0, grad_norm=0.5, learning_rate=0.1, num_tokens=20, num_supervised_tokens=10, seconds=0.25)
+    figures = StepFigures(loss=2.0, grad_norm=0.5, seconds=0.25)
+    return StepResult(number=1, learning_rate=0.1, num_tokens=20, num_supervised_tokens=10, figures=figures)
 
 
 class RecordingTracker:

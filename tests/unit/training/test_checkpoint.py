@@ -3,7 +3,9 @@
 import copy
 import json
 import shutil
+import sys
 from collections import namedtuple
+from dataclasses import replace
 
 import pytest
 import torch
@@ -25,7 +27,8 @@ from llmtune.training.scaler import make_scaler
 pytestmark = pytest.mark.fast
 
 STATE = TrainState(
-    global_step=3, num_tokens=70, validation_losses=[(2, 1.5), (3, 1.25)], best_validation_loss=1.25, best_step=3,
+    global_step=3, num_tokens=70, num_supervised_tokens=41, seconds=2.5, num_overflows=2, overflows_in_a_row=1,
+    validation_losses=[(2, 1.5), (3, 1.25)], best_validation_loss=1.25, best_step=3, validations_without_improvement=1,
     should_stop=True,
 )  # fmt: skip
 
@@ -74,7 +77,7 @@ def test_any_damage_falls_back_to_the_checkpoint_before_aloud(parts, tmp_path, m
     warnings = []
     monkeypatch.setattr(checkpoint, "warn", warnings.append)
     for step in (3, 10):
-        save_checkpoint(tmp_path / f"checkpoint-{step}", parts, STATE)
+        save_checkpoint(tmp_path / f"checkpoint-{step}", parts, replace(STATE, global_step=step))
     file = tmp_path / "checkpoint-10" / name
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
@@ -92,7 +95,7 @@ def test_any_damage_falls_back_to_the_checkpoint_before_aloud(parts, tmp_path, m
 def test_intact_checkpoints_warn_of_nothing(parts, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "warn", pytest.fail)
     for step in (9, 10):
-        save_checkpoint(tmp_path / f"checkpoint-{step}", parts, STATE)
+        save_checkpoint(tmp_path / f"checkpoint-{step}", parts, replace(STATE, global_step=step))
     assert newest_intact_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
     assert newest_intact_checkpoint(tmp_path / "none") is None
 
@@ -113,10 +116,10 @@ def test_a_kill_inside_a_save_leaves_the_checkpoint_before(parts, tmp_path, monk
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(checkpoint, moment, die)
-        save_checkpoint(tmp_path / "checkpoint-4", parts, STATE)
+        save_checkpoint(tmp_path / "checkpoint-4", parts, replace(STATE, global_step=4))
     assert list_checkpoints(tmp_path) == [tmp_path / "checkpoint-3"]
     assert newest_intact_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
-    save_checkpoint(tmp_path / "checkpoint-4", parts, STATE)
+    save_checkpoint(tmp_path / "checkpoint-4", parts, replace(STATE, global_step=4))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3", "checkpoint-4"]
 
 
@@ -143,7 +146,7 @@ def test_a_failed_write_is_told_and_leaves_the_earlier_checkpoint(parts, tmp_pat
 
     monkeypatch.setattr(checkpoint, "save_optimizer", full)
     with pytest.raises(TrainingFault, match="No space left on device; earlier checkpoints are untouched"):
-        save_checkpoint(tmp_path / "checkpoint-4", parts, STATE)
+        save_checkpoint(tmp_path / "checkpoint-4", parts, replace(STATE, global_step=4))
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-3"]
 
 
@@ -160,6 +163,97 @@ def test_removal_keeps_the_newest_by_number_and_what_a_link_points_to(tmp_path):
     link_checkpoint(tmp_path / "checkpoint-best", tmp_path / "checkpoint-2")
     remove_old_checkpoints(tmp_path, keep=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-11", "checkpoint-2", "checkpoint-best"]
+
+
+@pytest.fixture(scope="module")
+def die_at_change():
+    """A function that sets before which change of files from now on to die; None lives on."""
+    left = [None, 0]
+
+    def hook(event, _):
+        if left[0] is not None and event in {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink"}:
+            left[1] += 1
+            if left[1] == left[0]:
+                raise KeyboardInterrupt
+
+    def set_change(change):
+        left[:] = [change, 0]
+
+    sys.addaudithook(hook)
+    yield set_change
+    left[0] = None
+
+
+def _deaths_that_leave_none(parts, folder, die_at_change):
+    """Die before each change of files in turn, from the start of a save to the end of the removal, keeping one.
+
+    Returns:
+        How many changes there are, and those before which a death left no whole checkpoint or link.
+    """
+    bad = []
+    change, died, run = 0, True, folder
+    while died:
+        change += 1
+        run = folder / str(change)
+        save_checkpoint(run / "checkpoint-3", parts, STATE)
+        link_checkpoint(run / "checkpoint-final", run / "checkpoint-3")
+        die_at_change(change)
+        try:
+            save_checkpoint(run / "checkpoint-4", parts, replace(STATE, global_step=4))
+            link_checkpoint(run / "checkpoint-final", run / "checkpoint-4")
+            remove_old_checkpoints(run, keep=1)
+            died = False
+        except KeyboardInterrupt:
+            died = True
+        die_at_change(None)
+        damaged = any(checkpoint.find_damage(path) for path in list_checkpoints(run))
+        if newest_intact_checkpoint(run) is None or not (run / "checkpoint-final").exists() or damaged:
+            bad.append(change)
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoint-4", "checkpoint-final"]
+    return change - 1, bad
+
+
+def test_keeping_one_never_leaves_none_wherever_it_is_killed(parts, tmp_path, die_at_change):
+    num_changes, bad = _deaths_that_leave_none(parts, tmp_path, die_at_change)
+    print(f"{num_changes} changes of files in a save and a removal: a whole checkpoint after a death before each")
+    assert num_changes > 20
+    assert bad == []
+
+
+def test_control_removal_before_the_save_leaves_none(parts, tmp_path, monkeypatch, die_at_change):
+    def remove_first(checkpoints):
+        for path in list_checkpoints(checkpoints):
+            shutil.rmtree(path)
+
+    monkeypatch.setattr(checkpoint, "_check_free_space", lambda folder, _: remove_first(folder.parent))
+    _, bad = _deaths_that_leave_none(parts, tmp_path, die_at_change)
+    assert bad
+
+
+def test_damaged_checkpoints_of_later_steps_dont_push_out_the_one_just_saved(parts, tmp_path):
+    for step in (3, 10):
+        save_checkpoint(tmp_path / f"checkpoint-{step}", parts, replace(STATE, global_step=step))
+    (tmp_path / "checkpoint-10" / "optimizer.safetensors").unlink()
+    (tmp_path / "checkpoint-12").symlink_to("nowhere")
+    save_checkpoint(tmp_path / "checkpoint-4", parts, replace(STATE, global_step=4))
+    remove_old_checkpoints(tmp_path, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4"]
+
+
+@pytest.mark.parametrize("put", [lambda path: path.write_text("x"), lambda path: path.symlink_to("nowhere")])
+def test_what_isnt_a_folder_under_a_checkpoints_name_is_replaced(parts, tmp_path, put):
+    put(tmp_path / "checkpoint-3")
+    put(tmp_path / ".checkpoint-3.tmp")
+    put(tmp_path / ".checkpoint-3.old")
+    save_checkpoint(tmp_path / "checkpoint-3", parts, STATE)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-3"]
+    assert newest_intact_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
+
+
+def test_a_folder_that_cant_be_made_is_told(parts, tmp_path):
+    (tmp_path / "checkpoints").write_text("x")
+    with pytest.raises(TrainingFault, match=r"checkpoint-3 could not be saved: .*File exists"):
+        save_checkpoint(tmp_path / "checkpoints" / "checkpoint-3", parts, STATE)
 
 
 def test_the_index_lists_every_file_but_itself(parts, tmp_path):

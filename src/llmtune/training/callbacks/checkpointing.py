@@ -7,6 +7,7 @@ from llmtune.runs.layout import RunFolder
 from llmtune.training.callbacks.cadence import is_due
 from llmtune.training.checkpoint import link_checkpoint, remove_old_checkpoints, save_checkpoint
 from llmtune.training.collectives import wait_for_all
+from llmtune.training.faults import read_steps
 from llmtune.training.parts import StepResult, TrainParts, TrainState
 
 
@@ -62,6 +63,7 @@ class CheckpointCallback:
         wait_for_all()
 
     def _save(self, parts: TrainParts, state: TrainState) -> None:
+        read_steps(parts, state)
         if is_first():
             folder = self._run.checkpoint(state.global_step)
             save_checkpoint(folder, parts, state)

@@ -12,6 +12,7 @@ from llmtune.runs.metrics_log import MetricsLog
 from llmtune.tracking.tracker import Tracker
 from llmtune.training.callbacks.cadence import is_due
 from llmtune.training.collectives import value_of_first
+from llmtune.training.faults import read_steps
 from llmtune.training.parts import StepResult, TrainParts, TrainState
 
 Validate = Callable[[nn.Module], float]
@@ -54,6 +55,7 @@ class ValidationCallback:
         """Validate where it is due."""
         if not is_due(state.global_step, self._settings.every_steps, parts.settings.schedule.total_steps):
             return
+        read_steps(parts, state)
         loss = value_of_first(self._validate(parts.model), parts.device)
         if not abs(loss) < float("inf"):
             raise TrainingFault(f"validation loss after step {state.global_step} is {loss}; lower train.learning_rate")

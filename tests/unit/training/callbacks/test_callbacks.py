@@ -129,5 +129,7 @@ def test_progress_counts_earlier_steps_and_shows_loss_and_speed(make_parts, step
     callback, parts = ProgressCallback(Line()), make_parts()
     callback.on_train_start(parts, TrainState(global_step=4))
     for _ in range(3):
+        for listener in parts.watch.listeners:
+            listener([step_result])
         callback.on_step_end(parts, TrainState(), step_result)
     assert shown == [(4, "resumed"), (1, "loss 2.0000"), (1, "loss 2.0000"), (1, "loss 2.0000 80 tokens/s")]
