@@ -16,6 +16,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
+from llmtune.credentials import without_credentials
+
 logger = logging.getLogger("llmtune")
 logger.addHandler(logging.NullHandler())  # what is shown is printed; without a handler Python would show it again
 _console = Console(
@@ -50,10 +52,18 @@ def start_logging(log_file: Path | None, *, quiet: bool = False) -> None:
         handler.close()
     if log_file is not None:
         handler = logging.FileHandler(log_file, encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(_WithoutSecrets("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(handler)
     else:
         logger.addHandler(logging.NullHandler())
+
+
+class _WithoutSecrets(logging.Formatter):
+    """Writes no secret of the environment and no credentials of a URI, whatever is said."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record's line."""
+        return without_credentials(super().format(record))
 
 
 def say(message: str) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import socket
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
@@ -12,18 +11,13 @@ from typing import Literal
 
 import psutil
 
+from llmtune.credentials import without_credentials
 from llmtune.errors import RunError
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.manifest import write_json
 
 RunState = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 _START_TIME_TOLERANCE_SECONDS = 1.0
-_USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
-
-
-def without_credentials(text: str) -> str:
-    """The text with `user:password@` taken out of every URI in it."""
-    return _USERINFO.sub("", text)
 
 
 @dataclass(frozen=True, kw_only=True)

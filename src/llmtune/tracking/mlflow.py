@@ -3,62 +3,39 @@
 import json
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from llmtune.errors import LlmtuneError
 from llmtune.logs import warn
-from llmtune.runs.status import without_credentials
-from llmtune.tracking.client import (
-    Dataset,
-    DatasetInput,
-    InputTag,
-    Metric,
-    MlflowClient,
-    MlflowException,
-    Param,
-    RunTag,
-)
-from llmtune.tracking.metric_queue import MetricQueue, as_metrics
+from llmtune.runs.layout import RunFolder
+from llmtune.runs.manifest import write_json
+from llmtune.runs.status import RunStatusFile, without_credentials
+from llmtune.tracking.entry import Entry, TrackedRun, metrics_entry, read_kept, training_steps
+from llmtune.tracking.entry_queue import EntryQueue
 from llmtune.tracking.secrets import mask_secrets
-from llmtune.tracking.store import Store, open_store, store_answers
+from llmtune.tracking.sending import RunSender, first_line
 from llmtune.tracking.system_metrics import SystemMetrics
 from llmtune.tracking.tracker import RunStatus
+
+__all__ = ["PARENT_RUN_VARIABLE", "MlflowTracker", "TrackedRun"]
 
 PARENT_RUN_VARIABLE = "LLMTUNE_PARENT_RUN_ID"
 """Environment variable that gives a sweep's job the MLflow run of the sweep."""
 
-_PARENT_TAG = "mlflow.parentRunId"
-_PARAMS_PER_CALL = 100
 _LONGEST_PARAM = 500
 _LONGEST_TAG = 8000
 _LONGEST_KEY = 250
-_LONGEST_DIGEST = 36
-_CLOSE_DEADLINE_SECONDS = 5.0
-_TRAINING_METRICS = ("train/", "evaluate/validation_")
-_REFUSED = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST", "INVALID_STATE", "PERMISSION_DENIED"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrackedRun:
-    """Which MLflow run a tracker records in."""
-
-    experiment: str
-    """MLflow experiment's name."""
-    name: str
-    """Run's name."""
-    parent_run_id: str | None = None
-    """MLflow run of the sweep that the run belongs to."""
-    run_id: str | None = None
-    """MLflow run to go on in; None makes a new one."""
-    tags: Mapping[str, str] = field(default_factory=dict)
-    """Searchable tags."""
+_OPEN_SECONDS = 1.0
+_OPEN_FILE_SECONDS = 30.0
+_CLOSE_SECONDS = 2.5
 
 
 class MlflowTracker:
-    """Records a run in MLflow. A store that is away is said once, and the run goes on without it.
+    """Records a run in MLflow. A store that is away is said once; entries are kept in the run folder and sent later.
 
     Args:
         uri: absolute tracking URI, from `store.resolve_tracking_uri`.
@@ -72,34 +49,29 @@ class MlflowTracker:
     """
 
     def __init__(self, uri: str, run: TrackedRun, working_folder: Path, *, system_metrics: bool = False) -> None:
-        self._uri = uri
+        self._uri, self._run = uri, run
         self._away = threading.Event()
-        self._run_id: str | None = None
-        self._experiment_id: str | None = None
-        self._client: MlflowClient | None = None
-        self._sent_steps: dict[str, int] = {}
-        self._sent_params: set[str] = set()
-        self._queue: MetricQueue | None = None
+        self._wants_system_metrics = system_metrics
         self._system_metrics: SystemMetrics | None = None
-        self._start_system_metrics: Callable[[], SystemMetrics] | None = None
-        try:
-            store = open_store(uri, run.experiment, working_folder)
-            self._client, self._experiment_id = store.client, store.experiment_id
-            self._run_id = self._go_on(store, run) or _create_run(store, run)
-            resumed, run_id = run.run_id == self._run_id, self._run_id
-            if system_metrics:
-                self._start_system_metrics = lambda: SystemMetrics(uri, run_id, resumed=resumed)
-        except LlmtuneError:
-            raise
-        except Exception as error:  # whatever the store raises, training goes on
-            self._say_away(error)
-            return
-        self._queue = MetricQueue(self._send_metrics, self._say_away)
+        self._queue: EntryQueue | None = None
+        kept = run.kept_file
+        described, entries = read_kept(kept) if kept is not None else ({}, [])
+        if run.run_id is None and described.get("run_id"):
+            run = replace(run, run_id=described["run_id"])
+        self._sender = RunSender(uri, run, working_folder, was_away=bool(described))
+        waiting = [entry for entry in entries if entry.kind != "end"]
+        self._kept_steps = training_steps(waiting)
+        queue = EntryQueue(self._send, self._say_away, kept, waiting, describe=self._describe)
+        queue.tried.wait(_OPEN_FILE_SECONDS if uri.startswith("sqlite:") else _OPEN_SECONDS)
+        if self._sender.problem is not None:
+            queue.close(0)
+            raise self._sender.problem
+        self._queue = queue
 
     @property
     def run_id(self) -> str | None:
-        """The MLflow run's id; None where the store was away at the start."""
-        return self._run_id
+        """The MLflow run's id; None as long as the store is away."""
+        return self._sender.run_id
 
     @property
     def uri(self) -> str:
@@ -108,8 +80,8 @@ class MlflowTracker:
 
     @property
     def experiment_id(self) -> str | None:
-        """The MLflow experiment's id; None where the store was away at the start."""
-        return self._experiment_id
+        """The MLflow experiment's id; None as long as the store is away."""
+        return self._sender.experiment_id
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Record the flattened config: secrets masked, values over 500 characters left to the YAML artifact.
@@ -117,117 +89,80 @@ class MlflowTracker:
         A run that goes on keeps the params that it has: MLflow refuses to change one.
         """
         texts = {_key(key): _param_text(value) for key, value in mask_secrets(params).items()}
-        new = {key: text for key, text in texts.items() if key not in self._sent_params and len(text) <= _LONGEST_PARAM}
-        items = [Param(key, text) for key, text in new.items()]
-        for start in range(0, len(items), _PARAMS_PER_CALL):
-            chunk = items[start : start + _PARAMS_PER_CALL]
-            self._attempt("params", lambda client, run_id, chunk=chunk: client.log_batch(run_id, params=chunk))
-        self._sent_params.update(new)
+        self._put("params", {key: text for key, text in texts.items() if len(text) <= _LONGEST_PARAM})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set searchable tags; a value over 8000 characters is cut."""
-        items = [RunTag(_key(key), text[:_LONGEST_TAG]) for key, text in tags.items()]
-        self._attempt("tags", lambda client, run_id: client.log_batch(run_id, tags=items))
+        self._put("tags", {_key(key): without_credentials(text)[:_LONGEST_TAG] for key, text in tags.items()})
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Queue metrics (`<stage>/<name>`) at `step`; a run that goes on skips training's steps that were sent."""
-        if self._queue is None:
-            return
-        unsent = {_key(key): value for key, value in metrics.items() if step > self._sent_steps.get(key, -1)}
-        self._queue.put(as_metrics(unsent, step))
-        if self._start_system_metrics is not None and self._system_metrics is None:
-            self._system_metrics = self._start_system_metrics()
+        """Queue metrics (`<stage>/<name>`) at `step`; a run that goes on skips training's steps that it has."""
+        new = {_key(key): value for key, value in metrics.items() if step > self._kept_steps.get(_key(key), -1)}
+        if self._queue is not None and new:
+            self._queue.put(metrics_entry(new, step))
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Upload a file, or what a folder holds, below `folder` of the run's artifacts."""
-
-        def upload(client: MlflowClient, run_id: str) -> None:
-            log = client.log_artifacts if path.is_dir() else client.log_artifact
-            log(run_id, str(path), folder or None)
-
-        self._attempt(f"artifact {path.name}", upload)
+        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+        num_bytes = sum(file.stat().st_size for file in files)
+        self._put("artifact", {"path": str(path.absolute()), "folder": folder, "num_bytes": num_bytes})
 
     def log_dataset(self, name: str, digest: str, source: str, context: str, num_rows: int) -> None:
         """Record a data set as the run's input; `context` is train, validation or test."""
-        dataset = Dataset(
-            name=name,
-            digest=digest[:_LONGEST_DIGEST],
-            source_type="llmtune",
-            source=json.dumps({"source": without_credentials(source), "digest": digest}),
-            profile=json.dumps({"num_rows": num_rows}),
-        )
-        entry = DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
-        self._attempt(f"data set {name}", lambda client, run_id: client.log_inputs(run_id, [entry]))
+        content = {"name": name, "digest": digest, "context": context, "num_rows": num_rows}
+        self._put("dataset", {**content, "source": without_credentials(source)})
 
     def close(self, status: RunStatus) -> None:
-        """Send what is left, for at most 5 s, and end the run with `status`."""
-        if self._system_metrics is not None:
-            self._system_metrics.stop()
-            self._system_metrics = self._start_system_metrics = None
+        """Send what is left and end the run with `status`; what can't be sent within seconds is kept for later."""
         if self._queue is None:
             return
-        num_unsent = self._queue.close(_CLOSE_DEADLINE_SECONDS)
+        self._wants_system_metrics = False
+        if self._system_metrics is not None:
+            self._system_metrics.stop(0.2 if self._away.is_set() else None)
+        self._put("end", {"status": status, "timestamp": int(time.time() * 1000)})
+        num_unsent = self._queue.close(_CLOSE_SECONDS)
         self._queue = None
+        self._link()
         if num_unsent:
-            warn(f"{num_unsent} metrics did not reach {without_credentials(self._uri)}; they are in the run folder")
-        self._attempt("the run's end", lambda client, run_id: client.set_terminated(run_id, status))
+            where = self._run.kept_file or "nowhere, as this run has no folder"
+            warn(
+                f"{num_unsent} entries did not reach {without_credentials(self._uri)}; they are kept in {where}, and "
+                "the next run sends them once the store is back"
+            )
 
-    def _go_on(self, store: Store, run: TrackedRun) -> str | None:
-        if run.run_id is None:
-            return None
-        try:
-            found = store.client.get_run(run.run_id)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            warn(f"MLflow run {run.run_id} is not in {without_credentials(self._uri)}; a new one is made")
-            return None
-        store.client.update_run(run.run_id, status="RUNNING")
-        self._sent_params = set(found.data.params)
-        sent: Sequence[Any] = found.data._metric_objs  # the only place that has the steps
-        self._sent_steps = {one.key: one.step for one in sent if one.key.startswith(_TRAINING_METRICS)}
-        return run.run_id
+    def _put(self, kind: Any, content: Mapping[str, Any]) -> None:
+        if self._queue is not None and content:
+            self._queue.put(Entry(kind, content))
 
-    def _send_metrics(self, batch: Sequence[Metric]) -> None:
-        if self._client is None or self._run_id is None:
+    def _send(self, entries: Sequence[Entry]) -> None:
+        self._sender.send(entries)
+        if self._wants_system_metrics and self.run_id and entries and entries[0].kind == "metrics":
+            self._wants_system_metrics = False
+            self._system_metrics = SystemMetrics(self._uri, self.run_id, resumed=self._sender.goes_on)
+
+    def _describe(self) -> Mapping[str, Any]:
+        """The run as the file of kept entries holds it."""
+        known = {"run_id": self.run_id or self._run.run_id, "tracking_uri": without_credentials(self._uri)}
+        return {**asdict(self._run), "tags": dict(self._run.tags), **known}
+
+    def _link(self) -> None:
+        """Name the MLflow run in the status file, where the store came back after it was written."""
+        if self._run.kept_file is None or self.run_id is None:
             return
-        if not store_answers(self._uri):
-            raise ConnectionError("nothing listens there")
-        try:
-            self._client.log_batch(self._run_id, metrics=batch)
-        except MlflowException as error:
-            if error.error_code not in _REFUSED:
-                raise
-            warn(f"MLflow refused {len(batch)} metrics: {_first_line(error)}; they are in the run folder")
-
-    def _attempt(self, what: str, call: Callable[[MlflowClient, str], object]) -> None:
-        if self._client is None or self._run_id is None:
-            return
-        try:
-            if not store_answers(self._uri):
-                raise ConnectionError("nothing listens there")
-            call(self._client, self._run_id)
-        except Exception as error:  # whatever the store raises, the run goes on
-            if isinstance(error, MlflowException) and error.error_code in _REFUSED:
-                warn(f"MLflow refused {what}: {_first_line(error)}")
-            else:
-                self._say_away(error)
+        path = RunFolder(self._run.kept_file.parent).status_file
+        record = RunStatusFile(path).read()
+        if record is not None and record.mlflow_run_id != self.run_id:
+            with suppress(OSError):
+                write_json(path, asdict(replace(record, mlflow_run_id=self.run_id)))
 
     def _say_away(self, error: Exception) -> None:
         if self._away.is_set():
             return
         self._away.set()
         warn(
-            f"the MLflow store {without_credentials(self._uri)} can't be written to ({_first_line(error)}); the run "
+            f"the MLflow store {without_credentials(self._uri)} can't be written to ({first_line(error)}); the run "
             "goes on and everything is kept in its folder. Start the server, or set tracking.uri="
         )
-
-
-def _create_run(store: Store, run: TrackedRun) -> str:
-    tags = {"mlflow.source.name": "llmtune", **run.tags}
-    if run.parent_run_id:
-        tags[_PARENT_TAG] = run.parent_run_id
-    return store.client.create_run(store.experiment_id, run_name=run.name, tags=tags).info.run_id
 
 
 def _key(key: str) -> str:
@@ -236,8 +171,3 @@ def _key(key: str) -> str:
 
 def _param_text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return without_credentials(lines[0][:200]) if lines else type(error).__name__

@@ -2,7 +2,8 @@
 
 import os
 import socket
-from contextlib import AbstractContextManager, nullcontext
+import sqlite3
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -65,6 +66,23 @@ def store_answers(uri: str) -> bool:
         return False
 
 
+def check_store(uri: str) -> None:
+    """Return where the store can be written to, as far as it can be told within 2 s and without a request of MLflow's.
+
+    Raises:
+        ConnectionError: nothing listens there.
+        sqlite3.Error: the file is no SQLite store, is locked by another program, or can't be written.
+    """
+    if not store_answers(uri):
+        raise ConnectionError(f"nothing listens at {without_credentials(uri)}")
+    file = _sqlite_file(uri)
+    if not uri.startswith(_SQLITE) or not file.exists():
+        return
+    with closing(sqlite3.connect(file, timeout=_CONNECT_TIMEOUT_SECONDS, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("ROLLBACK")
+
+
 def open_store(uri: str, experiment: str, working_folder: Path) -> Store:
     """Reach the store and find or make the experiment in it; one process at a time makes a fresh SQLite store.
 
@@ -78,9 +96,8 @@ def open_store(uri: str, experiment: str, working_folder: Path) -> Store:
         ConnectionError: nothing listens there.
         MlflowException: the store can't be used.
     """
-    if not store_answers(uri):
-        raise ConnectionError(f"nothing listens at {without_credentials(uri)}")
     with _creation_lock(uri):
+        check_store(uri)
         client = MlflowClient(uri)
         found = client.get_experiment_by_name(experiment)
         if found is None:

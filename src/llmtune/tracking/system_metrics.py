@@ -25,8 +25,12 @@ class SystemMetrics:
         )
         self._monitor.start()
 
-    def stop(self) -> None:
-        """Stop within 3 s; a last request to a store that is away is left behind."""
+    def stop(self, deadline_seconds: float | None = None) -> None:
+        """Stop; a last request to a store that is away is left behind.
+
+        Args:
+            deadline_seconds: wait for so long at most; None is 3 s.
+        """
         stopping = threading.Thread(target=self._monitor.finish, name="llmtune-system-metrics-stop", daemon=True)
         stopping.start()
-        stopping.join(_STOP_DEADLINE_SECONDS)
+        stopping.join(_STOP_DEADLINE_SECONDS if deadline_seconds is None else deadline_seconds)

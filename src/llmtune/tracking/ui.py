@@ -19,6 +19,7 @@ _HOST = "127.0.0.1"
 _START_TIMEOUT_SECONDS = 120.0
 _STOP_TIMEOUT_SECONDS = 5.0
 _QUIET = {
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "PYTHONWARNINGS": "ignore::DeprecationWarning,ignore:starlette.middleware.wsgi",
@@ -26,7 +27,7 @@ _QUIET = {
 
 
 def serve_ui(uri: str, port: int, links: Sequence[tuple[str, str]] = ()) -> int:
-    """Serve MLflow's pages on 127.0.0.1 until Ctrl-C; one worker, no telemetry, no job execution.
+    """Serve MLflow's pages on 127.0.0.1 until Ctrl-C; one worker, no telemetry, no pickles, no job execution.
 
     A store that is a tracking server has its pages already: the links are printed, and that's all.
 

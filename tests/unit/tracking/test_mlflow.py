@@ -18,7 +18,8 @@ def uri(tmp_path_factory):
 @pytest.fixture
 def warnings(monkeypatch):
     said = []
-    monkeypatch.setattr("llmtune.tracking.mlflow.warn", said.append)
+    for module in ("mlflow", "sending"):
+        monkeypatch.setattr(f"llmtune.tracking.{module}.warn", said.append)
     return said
 
 
@@ -101,20 +102,25 @@ def test_a_store_that_is_away_from_the_start_is_said_once(tmp_path, warnings, mo
     tracker.close("FINISHED")
     assert time.monotonic() - started < 5
     assert tracker.run_id is None
-    assert len(warnings) == 1
+    assert len(warnings) == 2
+    assert "entries did not reach" in warnings[1]
     assert "http://127.0.0.1:9 can't be written to" in warnings[0]
     assert "hunter2" not in warnings[0]
 
 
 def test_a_store_that_goes_away_is_said_once_and_what_is_missing_is_counted(tmp_path, warnings, monkeypatch):
     tracker = _tracker(f"sqlite:///{tmp_path}/mlflow.db", tmp_path)
-    monkeypatch.setattr("llmtune.tracking.mlflow.store_answers", lambda uri: False)
+
+    def away(uri):
+        raise ConnectionError("nothing listens there")
+
+    monkeypatch.setattr("llmtune.tracking.sending.check_store", away)
     for step in range(5):
         tracker.log_metrics({"train/loss": 1.0}, step)
     tracker.log_artifact(tmp_path)
     tracker.close("FINISHED")
     assert sum("can't be written to" in line for line in warnings) == 1
-    assert sum("5 metrics did not reach" in line for line in warnings) == 1
+    assert sum("7 entries did not reach" in line for line in warnings) == 1
 
 
 def test_what_mlflow_refuses_does_not_block_the_rest(uri, tmp_path, warnings):

@@ -1,6 +1,7 @@
 import pytest
 
-from llmtune.tracking.secrets import MASK, is_secret_key, mask_secrets
+from llmtune.credentials import MASK, is_secret_key
+from llmtune.tracking.secrets import mask_secrets
 
 pytestmark = pytest.mark.fast
 
