@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
+from llmtune.config.guard import check_holds_no_secret, guarded
 from llmtune.config.resources import group_options, resource_dir
 from llmtune.config.run import RunConfig
 from llmtune.config.validate import nearest, to_run_config, unreadable
@@ -97,7 +98,8 @@ def compose(composition: Composition, run_jobs: RunJobs | None = None) -> RunCon
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         main = hydra.main(config_path=str(resource_dir("conf")), config_name=name, version_base="1.3")
-        main(capture)()
+        with guarded():
+            main(capture)()
         return capture.statuses if capture.composed is None else _checked(capture.composed, capture.finish)
     except (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(_translated(error)) from None
@@ -113,6 +115,7 @@ def _checked(composed: DictConfig, finish: Callable[[RunConfig], RunConfig] | No
     own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     content = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
     assert isinstance(content, dict)
+    check_holds_no_secret(content)
     return to_run_config({str(key): value for key, value in content.items()}, finish)
 
 

@@ -15,6 +15,8 @@ from llmtune.models.hub import missing_weights, snapshot
 
 MODEL_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja"]
 CODE_FILES = ["*.py"]
+_CODE_KEYS = ("auto_map", "custom_code", "_attn_implementation_internal", "_experts_implementation_internal")
+"""Keys by which transformers loads code: from beside the weights, or kernels from the Hub."""
 _POSITION_KEYS = ("max_position_embeddings", "n_positions")
 
 _WITHOUT_HUB = "give a folder with model.path, or take the embedded model with model=smollm2_135m_instruct"
@@ -125,13 +127,23 @@ def _check_folder(config: ModelConfig, folder: Path, revision: str | None) -> No
     _check_own_code(config, content, what, revision)
 
 
+def _names_code(content: Any) -> str | None:
+    """The key, at any depth, by which a config asks for code from elsewhere."""
+    if isinstance(content, list):
+        return next(filter(None, map(_names_code, content)), None)
+    if not isinstance(content, dict):
+        return None
+    own = next((key for key in _CODE_KEYS if content.get(key)), None)
+    return own or _names_code(list(content.values()))
+
+
 def _check_own_code(config: ModelConfig, content: dict[str, Any], what: str, revision: str | None) -> None:
-    brings_code = bool(content.get("auto_map")) or bool(content.get("custom_code"))
-    if not brings_code:
+    key = _names_code(content)
+    if key is None:
         return
     if not config.trust_remote_code:
         raise ModelError(
-            f"{what} needs Python code of its own (auto_map in config.json), which isn't run; choose a model that "
+            f"{what} needs Python code of its own ({key} in config.json), which isn't run; choose a model that "
             "transformers knows, or, if you have read and trust that code, set model.trust_remote_code=true with "
             "model.revision=<full commit hash>"
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 from llmtune import distributed
 from llmtune.config.validate import to_plain
+from llmtune.errors import RunError
 from llmtune.export.format import CardFacts, ExportContext
 from llmtune.export.push import push, pushed_format
 from llmtune.export.registry import default_formats, export_format
@@ -54,6 +55,10 @@ def _export_once(context: RunContext, export: ExportContext, name: str) -> dict[
     own_folder = export.settings.path is None
     target = (context.folder.exports if own_folder else Path(str(export.settings.path))) / name
     made_from = {"checkpoint": export.checkpoint.name, "max_shard_size": export.settings.max_shard_size}
+    if own_folder and not target.resolve().is_relative_to(context.folder.path.resolve()):
+        raise RunError(
+            f"{target} is a link that leads out of the run folder; remove it, or name the place with export.path="
+        )
     earlier = context.manifest.section(_FINISHED).get(name)
     if own_folder and earlier and earlier["made_from"] == made_from and (target / "parity.json").exists():
         say(f"exported {name}: finished earlier, {target}")

@@ -1,0 +1,102 @@
+"""What Hydra itself may be told: nothing that names a class or function to run, or writes a file."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from llmtune.credentials import secret_in
+from llmtune.errors import ConfigError
+
+_PLUGINS = {
+    "launcher": "hydra_plugins.llmtune_launcher.ProcessLauncher",
+    "sweeper": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
+}
+_FIXED = {"run.dir": ".", "output_subdir": None, "job.chdir": None, "job.env_set": {}, "callbacks": {}}
+"""Keys of Hydra's section that run something, or write somewhere, with the only value that they may have."""
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Within it a config that names anything to run is refused, before Hydra acts on it."""
+    from hydra._internal import hydra as internal
+
+    before = internal.ConfigLoaderImpl
+
+    class Guarded(before):
+        def load_configuration(self, *arguments: Any, **settings: Any) -> DictConfig:
+            config = super().load_configuration(*arguments, **settings)
+            _check(config)
+            return config
+
+    internal.ConfigLoaderImpl = Guarded
+    try:
+        yield
+    finally:
+        internal.ConfigLoaderImpl = before
+
+
+def check_holds_no_secret(content: Any) -> None:
+    """Refuse a composed config that holds the value of a secret environment variable: it is recorded in full.
+
+    Raises:
+        ConfigError: names each key and the variable.
+    """
+    texts = [(key, secret_in(value)) for key, value in _leaves(content) if isinstance(value, str)]
+    problems = [
+        f"{key}: holds the value of {name}, and the config is recorded; take it out, llmtune reads what it needs from "
+        "the environment."
+        for key, name in texts
+        if name is not None
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _check(config: DictConfig) -> None:
+    problems = list(_problems_of_hydra(config.hydra))
+    for name in config:
+        if name != "hydra":
+            content = OmegaConf.to_container(OmegaConf.masked_copy(config, [str(name)]), resolve=False)
+            problems += [f"{key}: {_CANT_RUN}." for key in _targets(content)]
+    if problems:
+        raise ConfigError(problems)
+
+
+_CANT_RUN = "a config can't name a class or function to run; take it out"
+
+
+def _problems_of_hydra(section: DictConfig) -> Iterator[str]:
+    for plugin, known in _PLUGINS.items():
+        found = OmegaConf.to_container(section[plugin], resolve=False)
+        assert isinstance(found, dict)
+        if found.pop("_target_", None) != known:
+            yield f"hydra.{plugin}._target_: {_CANT_RUN}."
+        yield from (f"hydra.{plugin}.{key}: {_CANT_RUN}." for key in _targets(found))
+    for name in ("hydra_logging", "job_logging"):
+        content = OmegaConf.to_container(section[name], resolve=False)
+        assert isinstance(content, dict)
+        if content.get("handlers") or content.get("formatters") or content.get("filters"):
+            yield f"hydra.{name}: names what is written and how, which llmtune does itself; take it out."
+    for key, only in _FIXED.items():
+        found = OmegaConf.select(section, key)
+        if (OmegaConf.to_container(found) if OmegaConf.is_config(found) else found) not in (only, None):
+            yield f"hydra.{key}: can't be set, as llmtune runs nothing there and writes to the run folder; take it out."
+
+
+def _targets(content: Any) -> Iterator[str]:
+    """The keys `_target_`, at any depth."""
+    return (key for key, _ in _leaves(content) if key.rpartition(".")[2] == "_target_")
+
+
+def _leaves(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value that is neither a mapping nor a list, with its key, at any depth."""
+    if isinstance(content, dict):
+        for name, inner in content.items():
+            yield from _leaves(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(content, list):
+        for number, inner in enumerate(content):
+            yield from _leaves(inner, f"{key}[{number}]")
+    else:
+        yield key, content
