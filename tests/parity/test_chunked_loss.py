@@ -141,9 +141,10 @@ def losses_of(model):
     ids = torch.randint(3, V, (1, TOKENS), generator=torch.Generator().manual_seed(2))
     positions = torch.arange(TOKENS)[None]
     mask = torch.ones_like(ids, dtype=torch.bool)
+    supervised = (positions[0, 1:], ids[0, 1:])
     return token_losses(
-        model, input_ids=ids, labels=ids, position_ids=positions, attention_mask=mask, lengths=(TOKENS,)
-    ).losses
+        model, input_ids=ids, position_ids=positions, attention_mask=mask, lengths=(TOKENS,), supervised=supervised
+    )
 
 
 def test_adapters_in_the_decoder_go_by_chunks():

@@ -14,6 +14,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from llmtune.data.collate import supervised_tokens
 from llmtune.models import chunked_loss
 from llmtune.models.token_loss import CHUNKED, WHOLE, choose_loss, set_loss, token_losses
 
@@ -87,9 +88,14 @@ def norm(gradients):
     return float(torch.nn.utils.get_total_norm(list(gradients.values())))
 
 
+def mean_loss(model, batch):
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    return token_losses(model, **inputs, lengths=LENGTHS, supervised=supervised_tokens(batch["labels"].numpy())).mean()
+
+
 def ours(model, name, batch):
     set_loss(model, name)
-    loss = token_losses(model, **batch, lengths=LENGTHS).losses.mean()
+    loss = mean_loss(model, batch)
     return loss.detach(), backward(model, loss)
 
 
@@ -138,7 +144,7 @@ def test_gpt2_draws_the_same_dropout_with_chunks_and_without():
     def drawn(seed, name):
         set_loss(model, name)
         torch.manual_seed(seed)
-        return float(token_losses(model, **batch, lengths=LENGTHS).losses.mean())
+        return float(mean_loss(model, batch))
 
     torch.manual_seed(11)
     theirs = float(model(**batch, use_cache=False).loss)

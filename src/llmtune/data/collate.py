@@ -17,12 +17,17 @@ class MicroBatch:
 
     input_ids: torch.Tensor
     """int64 [B, T]."""
-    labels: torch.Tensor
-    """int64 [B, T], not shifted; -100 where nothing is learnt, which the first token of each example always is."""
     position_ids: torch.Tensor
     """int64 [B, T]; starts again at 0 with each example."""
     attention_mask: torch.Tensor | None
     """bool [B, T], False on padding; None when packed."""
+    predicted: torch.Tensor
+    """int64 [N]: flat index b × T + t of each token that is learnt, in order; never an example's first, which nothing
+    in it predicts."""
+    targets: torch.Tensor
+    """int64 [N]: those tokens."""
+    rows: torch.Tensor
+    """int64 [N]: the table's row that each of them belongs to."""
     lengths: tuple[int, ...]
     """Tokens of each example: end to end when packed, one a row and padded on the right otherwise."""
     indices: tuple[int, ...]
@@ -31,23 +36,17 @@ class MicroBatch:
     @property
     def inputs(self) -> dict[str, Any]:
         """What `token_losses` takes beside the model."""
-        names = ("input_ids", "labels", "position_ids", "attention_mask", "lengths")
-        return {name: getattr(self, name) for name in names}
+        names = ("input_ids", "position_ids", "attention_mask", "lengths")
+        return {**{name: getattr(self, name) for name in names}, "supervised": (self.predicted, self.targets)}
 
     def to(self, device: torch.device | str) -> "MicroBatch":
         """The same micro-batch on another device; the copy isn't waited for."""
-        mask = self.attention_mask
-        return replace(
-            self,
-            input_ids=self.input_ids.to(device, non_blocking=True),
-            labels=self.labels.to(device, non_blocking=True),
-            position_ids=self.position_ids.to(device, non_blocking=True),
-            attention_mask=mask if mask is None else mask.to(device, non_blocking=True),
-        )
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        return replace(self, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()})
 
 
 def collate(table: TokenTable, indices: Sequence[int], *, packed: bool, pad_token_id: int) -> MicroBatch:
-    """The micro-batch of some examples.
+    """The micro-batch of some examples. What is learnt where is worked out here, so that no device is asked later.
 
     Args:
         table: where the examples stand.
@@ -65,8 +64,30 @@ def collate(table: TokenTable, indices: Sequence[int], *, packed: bool, pad_toke
     else:
         rows = [_padded(ids, pad_token_id), _padded(labels, IGNORED), _padded(positions, 0)]
         mask = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
-    tensors = (torch.from_numpy(row.astype(np.int64)) for row in rows)
-    return MicroBatch(*tensors, attention_mask=mask, lengths=lengths, indices=tuple(indices))
+    input_ids, all_labels, position_ids = (row.astype(np.int64) for row in rows)
+    predicted, targets = supervised_tokens(all_labels)
+    counts = [np.count_nonzero(row != IGNORED) for row in labels]
+    return MicroBatch(
+        input_ids=torch.from_numpy(input_ids),
+        position_ids=torch.from_numpy(position_ids),
+        attention_mask=mask,
+        predicted=predicted,
+        targets=targets,
+        rows=torch.from_numpy(np.repeat(np.asarray(indices, dtype=np.int64), counts)),
+        lengths=lengths,
+        indices=tuple(indices),
+    )
+
+
+def supervised_tokens(labels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where the learnt tokens stand and which they are, int64 [N] each, in order.
+
+    Args:
+        labels: int64 [B, T], not shifted; -100 where nothing is learnt, each example's first token included.
+    """
+    flat = labels.reshape(-1)
+    predicted = np.flatnonzero(flat != IGNORED)
+    return torch.from_numpy(predicted), torch.from_numpy(flat[predicted])
 
 
 def _without_first(labels: np.ndarray) -> np.ndarray:

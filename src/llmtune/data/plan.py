@@ -82,6 +82,11 @@ class StepPlan:
         self._order: tuple[int, np.ndarray] = (0, self._epoch_order(0))
 
     @property
+    def settings(self) -> PlanSettings:
+        """What it was made with."""
+        return self._settings
+
+    @property
     def steps_per_epoch(self) -> int:
         """Steps in which an epoch takes every example."""
         return -(-len(self._num_tokens) // self._settings.global_batch_size)
@@ -119,6 +124,31 @@ class StepPlan:
         if not settings.packing:
             return padded_shares(lengths, settings.micro_batch_size, settings.num_processes)
         return [packed(share, settings.micro_batch_tokens) for share in balanced(lengths, settings.num_processes)]
+
+
+def divide(global_batch_size: int, num_processes: int, most_examples: int) -> tuple[int, int]:
+    """Divide a step among processes, with micro-batches as large as may be.
+
+    Args:
+        global_batch_size: examples a step.
+        num_processes: processes that share a step.
+        most_examples: examples that a micro-batch may have.
+
+    Returns:
+        Examples of a micro-batch, and micro-batches a step and process: their product with the processes is the step.
+
+    Raises:
+        ValueError: the processes' shares can't be equal.
+    """
+    share, rest = divmod(global_batch_size, num_processes)
+    if rest:
+        fitting = [str(count) for count in range(1, global_batch_size + 1) if global_batch_size % count == 0]
+        raise ValueError(
+            f"{global_batch_size} examples a step can't be divided by {num_processes} processes, "
+            f"only by {', '.join(fitting)}"
+        )
+    size = next(size for size in range(min(most_examples, share), 0, -1) if share % size == 0)
+    return size, share // size
 
 
 def balanced(lengths: dict[int, int], num_shares: int) -> list[dict[int, int]]:

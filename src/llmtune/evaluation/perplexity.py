@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +11,14 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
-from llmtune import distributed
+from llmtune import distributed, process_group, signals
 from llmtune.data.collate import MicroBatch, collate
 from llmtune.data.token_table import TokenTable
 from llmtune.errors import DataError
 from llmtune.evaluation.inference import inference
 from llmtune.logs import progress
 from llmtune.models.precision import Precision
-from llmtune.models.token_loss import TokenLosses, token_losses
+from llmtune.models.token_loss import token_losses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +77,7 @@ def evaluate_loss(model: nn.Module, table: TokenTable, settings: LossSettings) -
 
     Raises:
         DataError: the split has no supervised token.
+        Unfinished: a signal came first, in one of the processes; raised in all of them.
     """
     lengths = np.asarray(table.num_tokens)
     supervised = np.asarray(table.num_supervised_tokens)
@@ -142,38 +142,35 @@ def plan_batches(lengths: np.ndarray, batch_tokens: int, *, packed: bool) -> lis
 
 
 def _sum_losses(model: nn.Module, table: TokenTable, settings: LossSettings) -> np.ndarray:
-    """The summed loss of each example in nats, float64 [N], the same in every process."""
+    """The summed loss of each example in nats, float64 [N], the same in every process.
+
+    Raises:
+        Unfinished: a signal came first, in one of the processes.
+    """
     lengths = np.asarray(table.num_tokens)
     batches = plan_batches(lengths, settings.batch_tokens, packed=settings.packed)
     mine = batches[distributed.rank() :: distributed.num_processes()]
     sums = torch.zeros(len(lengths), dtype=torch.float64, device=settings.device)
     with inference(model, settings.precision), progress(settings.description, len(mine)) as bar:
         for indices in mine:
+            if signals.asked_to_stop():
+                break
             batch = collate(table, indices, packed=settings.packed, pad_token_id=settings.pad_token_id)
             _add_losses(model, batch.to(settings.device), sums)
             bar.advance()
+    sums = torch.cat([sums, sums.new_tensor(signals.stop_flags())])
     if distributed.num_processes() > 1:
-        torch.distributed.all_reduce(sums)
-    return sums.cpu().numpy()
+        process_group.exchange(lambda: torch.distributed.all_reduce(sums, async_op=True))
+    losses, flags = np.split(sums.cpu().numpy(), [len(lengths)])
+    number = signals.flagged(flags.tolist())
+    if number is not None:
+        raise signals.Unfinished(number)
+    return losses
 
 
 def _add_losses(model: nn.Module, batch: MicroBatch, sums: Tensor) -> None:
     """Add each example's loss to its entry of `sums`, float64 [N]; nothing waits for the device."""
-    found = token_losses(model, **batch.inputs)
-    rows = torch.tensor(batch.indices, device=sums.device)
-    sums.index_add_(0, rows[_owners(found, batch)], found.losses.to(torch.float64))
-
-
-def _owners(found: TokenLosses, batch: MicroBatch) -> Tensor:
-    """Which of the batch's examples each loss belongs to, int64 [N]."""
-    if batch.attention_mask is not None:
-        return found.positions // batch.input_ids.shape[1]
-    return torch.bucketize(found.positions, _borders(batch.lengths, found.positions.device), right=True)
-
-
-def _borders(lengths: Sequence[int], device: torch.device) -> Tensor:
-    """Positions at which a packed row's second and later examples start."""
-    return torch.tensor(lengths, device=device).cumsum(0)[:-1]
+    sums.index_add_(0, batch.rows, token_losses(model, **batch.inputs).to(torch.float64))
 
 
 def _exp(loss: float) -> float:

@@ -143,7 +143,7 @@ def examples_loss(model: nn.Module, context: ExportContext, precision: Precision
         indices = chosen[start : start + _LOSS_BATCH]
         batch = collate(table, indices, packed=False, pad_token_id=pad).to(device)
         with precision.autocast():
-            losses = token_losses(model, **batch.inputs).losses
+            losses = token_losses(model, **batch.inputs)
         total += float(losses.double().sum())
         count += losses.numel()
     return total / max(1, count)

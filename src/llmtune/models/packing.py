@@ -12,6 +12,8 @@ from llmtune.models.token_loss import token_losses
 
 _LENGTHS = (9, 17, 6)
 _TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2}
+_REACHES = {"sliding_window": "sliding window", "attention_chunk_size": "attention chunk"}
+"""What a config calls the number of tokens that a layer attends to; a mask imposes it, which packed rows go without."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,11 @@ def choose_attention(model: nn.Module, needs: PackingNeeds, precision: Precision
     plain = attention_of(model)
     if not needs.packing:
         return AttentionChoice(plain, False, "train.packing=false: padded rows")
-    window = getattr(inner.config.get_text_config(), "sliding_window", None)
-    if window is not None and window < needs.max_seq_len:
-        why = f"the model's sliding window ({window} tokens) is shorter than data.max_seq_len={needs.max_seq_len}"
-        return AttentionChoice(plain, False, f"{why}: padded rows")
+    for key, words in _REACHES.items():
+        reach = getattr(inner.config.get_text_config(), key, None)
+        if reach and reach < needs.max_seq_len:
+            why = f"the model's {words} ({reach} tokens) is shorter than data.max_seq_len={needs.max_seq_len}"
+            return AttentionChoice(plain, False, f"{why}: padded rows")
     faults: list[str] = []
     for name in _candidates(next(model.parameters()).device, precision):
         fault = packing_fault(model, name, precision)
@@ -122,13 +125,20 @@ def _losses_and_gradient(
     device = next(model.parameters()).device
     lengths = [example.numel() for example in examples]
     row = torch.cat(examples)[None].to(device)
-    positions = torch.cat([torch.arange(length) for length in lengths])[None].to(device)
+    positions = torch.cat([torch.arange(length) for length in lengths])
+    predicted = positions.nonzero().squeeze(1).to(device)  # all but each example's first
+    positions = positions[None].to(device)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with torch.set_grad_enabled(bool(trainable)):
         with precision.autocast():
             losses = token_losses(
-                model, input_ids=row, labels=row, position_ids=positions, attention_mask=None, lengths=lengths
-            ).losses
+                model,
+                input_ids=row,
+                position_ids=positions,
+                attention_mask=None,
+                lengths=lengths,
+                supervised=(predicted, row[0, predicted]),
+            )
         gradients = torch.autograd.grad(losses.sum(), trainable, allow_unused=True) if trainable else ()
     sample = [gradient.reshape(-1)[:4096].float() for gradient in gradients if gradient is not None]
     return losses.detach(), torch.cat(sample) if sample else torch.zeros(1, device=device)

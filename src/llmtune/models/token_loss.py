@@ -12,7 +12,6 @@ from torch import nn
 from llmtune.models.attention import underlying_model
 from llmtune.models.chunked_loss import OutputHead, chunked_cross_entropy, final_hidden_states, output_head
 
-IGNORED = -100
 CHUNKED = "chunked cross-entropy"
 WHOLE = "the model's own logits"
 _PROBE_TOKENS = 24
@@ -32,53 +31,43 @@ class LossChoice:
 _CHOICES: "weakref.WeakKeyDictionary[nn.Module, LossChoice]" = weakref.WeakKeyDictionary()
 
 
-@dataclass(frozen=True)
-class TokenLosses:
-    """Losses of a micro-batch's supervised tokens, in row order."""
-
-    losses: torch.Tensor
-    """[N] float32 (float64 for a model in float64), nats; differentiable where the model is."""
-    positions: torch.Tensor
-    """[N] int64: flat index b × T + t of the token that was predicted."""
-
-
 def token_losses(
     model: nn.Module,
     *,
     input_ids: torch.Tensor,
-    labels: torch.Tensor,
     position_ids: torch.Tensor,
     attention_mask: torch.Tensor | None,
     lengths: Sequence[int],
-) -> TokenLosses:
+    supervised: tuple[torch.Tensor, torch.Tensor],
+) -> torch.Tensor:
     """Cross-entropy of each supervised token given those before it in the same example.
 
-    Position t - 1 predicts the label at t; an example's first token is predicted by nothing, whatever its label.
-    Only positions that predict a supervised token are projected to the vocabulary, where `choose_loss` says so a chunk
-    at a time.
+    Position t - 1 predicts the token at t. Only positions that predict a supervised token are projected to the
+    vocabulary, where `choose_loss` says so a chunk at a time. Nothing here asks the device for a value, but for padded
+    rows of a model that computes its logits itself.
 
     Args:
         model: a causal language model, perhaps wrapped.
         input_ids: [B, T].
-        labels: [B, T], -100 where a token isn't supervised.
         position_ids: [B, T], from 0 in each example.
         attention_mask: [B, T], false at padding on the right; None for a packed row.
         lengths: tokens of each example; packed: B = 1 and they add up to T; padded: one a row.
+        supervised: int64 [N] each: flat index b × T + t of each supervised token, in order, and the token itself; none
+            of them an example's first, which nothing predicts.
 
     Returns:
-        The losses; empty where nothing is supervised.
+        [N] float32 (float64 for a model in float64), nats; differentiable where the model is.
     """
-    predicted = supervised_positions(labels, lengths, packed=attention_mask is None)
+    predicted, targets = supervised
     predictors = predicted - 1
     if predicted.numel() == 0:
-        return TokenLosses(torch.zeros(0, dtype=torch.float32, device=input_ids.device), predicted)
+        return torch.zeros(0, dtype=torch.float32, device=input_ids.device)
     borders = _borders(lengths, input_ids.device) if attention_mask is None else {}
     inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids, **borders}
-    targets = labels.reshape(-1)[predicted]
     head = output_head(model)
     if isinstance(head, OutputHead) and choose_loss(model).name == CHUNKED:
-        return TokenLosses(_chunked_losses(model, head, inputs, predictors, targets), predicted)
-    return TokenLosses(_whole_losses(model, inputs, predictors, targets), predicted)
+        return _chunked_losses(model, head, inputs, predictors, targets)
+    return _whole_losses(model, inputs, predictors, targets)
 
 
 def choose_loss(model: nn.Module) -> LossChoice:
@@ -114,25 +103,9 @@ def set_loss(model: nn.Module, name: str) -> None:
     _CHOICES[underlying_model(model)] = LossChoice(name, "fixed before")
 
 
-def supervised_positions(labels: torch.Tensor, lengths: Sequence[int], *, packed: bool) -> torch.Tensor:
-    """Flat indices [N] of the tokens that are predicted and supervised, in order.
-
-    Args:
-        labels: [B, T].
-        lengths: tokens of each example.
-        packed: whether the examples stand end to end in one row, instead of one a row.
-    """
-    supervised = labels != IGNORED
-    supervised[:, 0] = False
-    if packed:
-        starts = torch.tensor([0, *lengths[:-1]]).cumsum(0)
-        supervised[0, starts.to(labels.device)] = False
-    return supervised.reshape(-1).nonzero().squeeze(1)
-
-
 def _borders(lengths: Sequence[int], device: torch.device) -> dict[str, Any]:
     """The forward arguments by which a packed row's examples are kept apart, named as flash attention's."""
-    ends = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(device)
+    ends = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(device, non_blocking=True)
     longest = max(lengths)
     return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
 
@@ -141,8 +114,11 @@ def _whole_losses(
     model: nn.Module, inputs: dict[str, Any], predictors: torch.Tensor, targets: torch.Tensor
 ) -> torch.Tensor:
     """Losses [N] out of the logits of every column that predicts something."""
-    num_columns = inputs["input_ids"].shape[1]
-    kept, column_of = torch.unique(predictors % num_columns, return_inverse=True)
+    num_rows, num_columns = inputs["input_ids"].shape
+    if num_rows == 1:
+        kept, column_of = predictors, torch.arange(predictors.numel(), device=predictors.device)
+    else:
+        kept, column_of = torch.unique(predictors % num_columns, return_inverse=True)
     logits = model(**inputs, use_cache=False, logits_to_keep=kept).logits
     if logits.shape[1] != kept.numel():
         logits = logits[:, kept]  # a model without logits_to_keep projects every position
