@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "soak")]
 
 
 @pytest.fixture(autouse=True)
@@ -16,3 +16,12 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Two attempts follow each other at once."""
+    from llmtune.tracking.entry_queue import QueueSettings
+
+    quick = QueueSettings(linger_seconds=0.05, retry_seconds=0.1)
+    monkeypatch.setattr("llmtune.tracking.entry_queue.QueueSettings", lambda: quick)

@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -101,32 +102,37 @@ def _train(model_folder: Path, run: Path, board: Board, die_at: int | None) -> N
     parts = make_parts(model_folder, SETUP)
     newest = newest_intact_checkpoint(RunFolder(run).checkpoints)
     state = TrainState() if newest is None else load_checkpoint(newest, parts)
-    _watch_changes(board, die_at)
-    save = checkpointing.CheckpointCallback._save
+    thread = threading.local()
+    _watch_changes(board, thread, die_at)
 
-    def watched_save(self: Any, *arguments: Any) -> None:
-        board[_IN_SAVE] = 1
-        save(self, *arguments)
-        board[_IN_SAVE] = 0
+    def watched(method: Callable[..., None]) -> Callable[..., None]:
+        def save(self: Any, *arguments: Any, **named: Any) -> None:
+            board[_IN_SAVE], thread.saves = 1, True
+            method(self, *arguments, **named)
+            board[_IN_SAVE], thread.saves = 0, False
+
+        return save
 
     def counted(*arguments: Any) -> None:
         checkpoint.save_checkpoint(*arguments)
         board[_SAVED] += 1
 
     board[_STARTED] = 1
+    callback = checkpointing.CheckpointCallback
     with (
-        patch.object(checkpointing.CheckpointCallback, "_save", watched_save),
+        patch.object(callback, "_write", watched(callback._write)),
+        patch.object(callback, "_link_final", watched(callback._link_final)),
         patch.object(checkpointing, "save_checkpoint", counted),
     ):
         outcome = train_to_the_end(parts, state, run, keep=_KEEP)
     (run / "outcome.json").write_text(json.dumps(asdict(outcome)))
 
 
-def _watch_changes(board: Board, die_at: int | None) -> None:
-    """Count the changes of files inside saves, and die before one of them."""
+def _watch_changes(board: Board, thread: threading.local, die_at: int | None) -> None:
+    """Count the changes of files by the thread that saves, and die before one of them."""
 
     def hook(event: str, _: Any) -> None:
-        if event in _CHANGES and board[_IN_SAVE]:
+        if event in _CHANGES and getattr(thread, "saves", False):
             board[_CHANGED] += 1
             if board[_CHANGED] == die_at:
                 os.kill(os.getpid(), signal.SIGKILL)

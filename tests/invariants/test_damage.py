@@ -14,8 +14,10 @@ from tiny_training import FULL, LORA_DROPOUT, Setup, make_parts, resume, train_t
 
 from llmtune.errors import TrainingFault
 from llmtune.training import checkpoint
+from llmtune.training.callbacks import checkpointing
 from llmtune.training.checkpoint import find_damage, newest_intact_checkpoint, save_checkpoint
 from llmtune.training.parts import TrainState
+from llmtune.training.snapshot import take_snapshot
 
 SETUPS = {"lora": Setup(LORA_DROPOUT), "full": Setup(FULL)}
 FILES = {
@@ -275,7 +277,7 @@ def test_a_write_that_fails_is_told_and_training_goes_on_from_before(tiny_llama,
             _no_file_above(size - 1),
             pytest.raises(TrainingFault, match=r"checkpoint-8 could not be saved: .*[Ff]ile"),
         ):
-            save_checkpoint(newest.with_name("checkpoint-8"), parts, state)
+            save_checkpoint(newest.with_name("checkpoint-8"), take_snapshot(parts, state))
         assert sorted(path.name for path in newest.parent.iterdir()) == [f"checkpoint-{BEFORE}", f"checkpoint-{NEWEST}"]
     assert weights_digest(parts.model) == digest
     print(f"{len(sizes)} failing saves told")
@@ -301,10 +303,10 @@ def small_disk(tmp_path):
 @pytest.mark.fast
 def test_a_full_disk_is_told_and_training_goes_on_from_before(tiny_llama, straight, small_disk, monkeypatch):
     setup = SETUPS["lora"]
-    with pytest.raises(TrainingFault, match=r"checkpoint-1 needs .* GiB in .* are free"):
+    with pytest.raises(TrainingFault, match=r"^10 checkpoints \(.*\) take .* GiB in .* are free; make room"):
         train_to_the_end(make_parts(tiny_llama, setup), TrainState(), small_disk)
     assert list((small_disk / "checkpoints").iterdir()) == []
-    monkeypatch.setattr(checkpoint, "_check_free_space", lambda *_: None)
+    monkeypatch.setattr(checkpointing, "check_free_space", lambda *_: None)
     with pytest.raises(TrainingFault, match=r"could not be saved: .*No space left on device"):
         train_to_the_end(make_parts(tiny_llama, setup), TrainState(), small_disk)
     newest = newest_intact_checkpoint(small_disk / "checkpoints")

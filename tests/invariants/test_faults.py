@@ -83,7 +83,7 @@ def test_a_fault_that_is_read_late_leaves_what_a_resume_goes_on_from(tiny_llama,
     parts, state = make_parts(tiny_llama, setup), TrainState()
     breaking = Breaking(parts, 6)
     saving = CheckpointCallback(RunFolder(tmp_path), CheckpointSettings(4, None, keep=1))
-    with pytest.raises(TrainingFault, match=r"^step 6: the loss is nan .*example-\d+ \(file.jsonl:\d+\)"):
+    with pytest.raises(TrainingFault, match=r"^step 6: the loss is nan .*example-\d+ \(file.jsonl:\d+\)"), saving:
         train(parts, state, [breaking, saving])
     assert sorted(breaking.digests) == [1, 2, 3, 4, 5, 6, 7, 8], "told at the save after step 8"
     assert weights_digest(parts.model) == breaking.digests[5] != breaking.digests[4]

@@ -32,42 +32,82 @@ def _run(model_folder, results, num_processes):
 
 
 @pytest.fixture(scope="module")
-def alone(tiny_llama, tmp_path_factory):
+def folders(tmp_path_factory):
+    """Where one and two processes write."""
+    place = tmp_path_factory.mktemp("processes")
+    return {1: place / "one", 2: place / "two"}
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_llama, folders):
     """What one process makes of it."""
-    return _run(tiny_llama, tmp_path_factory.mktemp("processes") / "one", 1)[0]
+    return _run(tiny_llama, folders[1], 1)[0]
 
 
 @pytest.fixture(scope="module")
-def pair_folder(tmp_path_factory):
-    """Where two processes write."""
-    return tmp_path_factory.mktemp("processes") / "two"
-
-
-@pytest.fixture(scope="module")
-def pair(tiny_llama, pair_folder):
+def pair(tiny_llama, folders):
     """What two processes make of it."""
-    return _run(tiny_llama, pair_folder, 2)
+    return _run(tiny_llama, folders[2], 2)
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_two_processes_give_the_losses_of_one(alone, pair, method):
-    expected, first, second = alone[method], pair[0][method], pair[1][method]
-    assert len(expected["steps"]) == 10
+@pytest.fixture(scope="module")
+def gone_on(tiny_llama, tmp_path_factory, folders, alone, pair):
+    """What one and two processes make of the checkpoint of the other number."""
+    outcomes = {}
+    for count in (1, 2):
+        place = tmp_path_factory.mktemp("going-on")
+        begun = place / "after-20-steps"
+        begun.symlink_to(folders[3 - count] / "lora" / "checkpoints", target_is_directory=True)
+        outcomes[count] = _run(tiny_llama, place / "results", count)[0][begun.name]
+    return outcomes
+
+
+@pytest.mark.parametrize("way", ["lora", "full", "padded", "whole logits", "unsupervised"])
+def test_two_processes_give_the_losses_of_one(alone, pair, way):
+    expected, first, second = alone[way], pair[0][way], pair[1][way]
+    assert len(expected["steps"]) == 50
     for step, (loss, grad_norm) in expected["steps"].items():
         assert first["steps"][step][0] == pytest.approx(loss, rel=1e-5)
         assert first["steps"][step][1] == pytest.approx(grad_norm, rel=1e-4)
     assert first["steps"] == second["steps"]
     assert first["weights"] == second["weights"]
     assert second["num_micro_batches"][-1] == 0, "the last step leaves one process without a micro-batch"
+    if way == "unsupervised":
+        shares = list(zip(first["num_supervised"], second["num_supervised"], strict=True))
+        assert any(one == 0 < other or other == 0 < one for one, other in shares)
+        assert (0, 0) in shares
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_run_goes_on_with_another_number_of_processes(alone, pair, gone_on, count):
+    stayed = (pair[0] if count == 1 else alone)["lora"]["steps"]
+    assert len(gone_on[count]["steps"]) == 30
+    for step, (loss, _) in gone_on[count]["steps"].items():
+        assert loss == pytest.approx(stayed[step][0], rel=1e-5)
+
+
+def test_processes_share_an_evaluation_and_count_each_example_once(alone, pair):
+    for count, expected in alone["evaluation"].items():
+        for found in (one["evaluation"][count] for one in pair):
+            assert found["num_examples"] == int(count) == len(found["loss_sums"])
+            assert found["num_supervised_tokens"] == expected["num_supervised_tokens"]
+            for name in ("loss", "perplexity", "bits_per_byte", "loss_sums"):
+                assert found[name] == pytest.approx(expected[name], rel=1e-12)
+
+
+def test_control_an_evaluation_that_is_not_added_up_is_seen(alone, pair):
+    expected = alone["evaluation"]["33"]["loss_sums"]
+    for found in (one["not added up"]["33"]["loss_sums"] for one in pair):
+        assert found != pytest.approx(expected, rel=1e-3)
 
 
 def test_control_without_the_exchange_of_gradients_they_part(alone, pair):
     expected, first, second = alone["lora"], pair[0]["no exchange"], pair[1]["no exchange"]
     assert first["weights"] != second["weights"]
-    assert first["steps"]["10"][0] != pytest.approx(expected["steps"]["10"][0], rel=1e-5)
+    assert first["steps"]["50"][0] != pytest.approx(expected["steps"]["50"][0], rel=1e-5)
 
 
-def test_the_first_process_decides_and_writes_for_both(pair, pair_folder):
+def test_the_first_process_decides_and_writes_for_both(pair, folders):
     assert pair[0]["lora"]["best"] == pair[1]["lora"]["best"] == 1.0, "its validation loss counts in both"
-    names = sorted(path.name for path in (pair_folder / "lora" / "checkpoints").iterdir())
-    assert names == ["checkpoint-10", "checkpoint-4", "checkpoint-8", "checkpoint-best", "checkpoint-final"]
+    names = {path.name for path in (folders[2] / "lora" / "checkpoints").iterdir()}
+    assert names == {*(f"checkpoint-{step}" for step in (*range(4, 50, 4), 50)), "checkpoint-best", "checkpoint-final"}

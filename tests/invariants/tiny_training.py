@@ -180,13 +180,22 @@ class Outcome:
         return Outcome(self.weights, self.state, steps, examples)
 
 
-def train_to_the_end(parts: TrainParts, state: TrainState, folder: Path, *, keep: int = 1000) -> Outcome:
-    """Train, with a validation on other examples and a checkpoint after every step in `folder`."""
+def train_to_the_end(
+    parts: TrainParts,
+    state: TrainState,
+    folder: Path,
+    *,
+    keep: int = 1000,
+    every_steps: int = 1,
+    more: Sequence[Callback] = (),
+) -> Outcome:
+    """Train, with a validation on other examples after every step, and checkpoints in `folder`."""
     held_out, recorder = Examples(6, seed=8), Recorder()
     how = LossSettings(
         batch_tokens=120, packed=parts.settings.packed, pad_token_id=2, precision=parts.precision, device=CPU
     )
     log = MetricsLog(RunFolder(folder).metrics_file)
+    saving = CheckpointCallback(RunFolder(folder), CheckpointSettings(every_steps, None, keep))
     callbacks: Sequence[Callback] = [
         MetricsCallback(log, NullTracker(), log_every_steps=1),
         ValidationCallback(
@@ -196,9 +205,11 @@ def train_to_the_end(parts: TrainParts, state: TrainState, folder: Path, *, keep
             NullTracker(),
         ),
         recorder,
-        CheckpointCallback(RunFolder(folder), CheckpointSettings(1, None, keep)),
+        saving,
+        *more,
     ]
-    train(parts, state, callbacks)
+    with saving:
+        train(parts, state, callbacks)
     kept = {key: value for key, value in asdict(state).items() if key != "seconds"}
     return Outcome(weights_digest(parts.model), kept, recorder.steps, recorder.examples)
 

@@ -1,5 +1,7 @@
 """LoRA adapters through PEFT: made, named, saved and put back."""
 
+import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,20 +64,19 @@ def linear_layers(base: PreTrainedModel) -> list[str]:
     ]
 
 
-def save_adapter(model: nn.Module, folder: Path) -> None:
+def adapter_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The adapter's own tensors, by the names that PEFT gives them in a file."""
+    return get_peft_model_state_dict(_as_peft(model), save_embedding_layers=False)
+
+
+def save_adapter(model: nn.Module, folder: Path, weights: Mapping[str, torch.Tensor]) -> None:
     """Write `adapter_config.json` and `adapter_model.safetensors`, as PEFT reads them."""
-    peft_model = _as_peft(model)
     folder.mkdir(parents=True, exist_ok=True)
-    state = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    config = peft_model.peft_config["default"]
-    trained_mode = config.inference_mode
+    config = copy.copy(_as_peft(model).peft_config["default"])
     config.inference_mode = True
-    try:
-        config.save_pretrained(str(folder))
-    finally:
-        config.inference_mode = trained_mode
+    config.save_pretrained(str(folder))
 
 
 def restore_adapter(model: nn.Module, folder: Path) -> None:
@@ -84,17 +85,15 @@ def restore_adapter(model: nn.Module, folder: Path) -> None:
     Raises:
         ModelError: the file is missing, damaged, or holds other weights than the model has.
     """
-    peft_model = _as_peft(model)
     saved = _read(folder / WEIGHTS_FILE)
-    expected = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
-    shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in adapter_weights(model).items()}
     if {name: tuple(tensor.shape) for name, tensor in saved.items()} != shapes:
         odd = sorted(set(saved) ^ set(shapes)) or [name for name in shapes if tuple(saved[name].shape) != shapes[name]]
         raise ModelError(
             f"the adapter in {folder} doesn't fit the model ({len(odd)} weights differ, such as {odd[0]}); "
             "it belongs to another base model, rank or target_modules"
         )
-    set_peft_model_state_dict(peft_model, saved)
+    set_peft_model_state_dict(_as_peft(model), saved)
 
 
 def attach_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:

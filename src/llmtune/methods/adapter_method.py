@@ -1,13 +1,15 @@
 """What LoRA and QLoRA share: all but how the base is held."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from llmtune.config.method import AdapterConfig
-from llmtune.methods.adapter import add_adapter, attach_adapter, restore_adapter, save_adapter
+from llmtune.methods.adapter import adapter_weights, add_adapter, attach_adapter, restore_adapter, save_adapter
 from llmtune.models.load import LoadSettings
 from llmtune.models.source import ModelSource
 
@@ -32,9 +34,13 @@ class AdapterMethod(ABC):
         """The base with seeded float32 adapters, which alone train."""
         return add_adapter(base, self._config, seed)
 
-    def save(self, model: nn.Module, folder: Path) -> None:
+    def weights(self, model: nn.Module) -> dict[str, torch.Tensor]:
+        """The adapter's tensors, by PEFT's names."""
+        return adapter_weights(model)
+
+    def save(self, model: nn.Module, folder: Path, weights: Mapping[str, torch.Tensor] | None = None) -> None:
         """Write the adapter in PEFT's format."""
-        save_adapter(model, folder)
+        save_adapter(model, folder, self.weights(model) if weights is None else weights)
 
     def restore(self, model: nn.Module, folder: Path) -> None:
         """Put a saved adapter's weights back, bit for bit."""

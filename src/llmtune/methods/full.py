@@ -1,5 +1,6 @@
 """Full fine-tuning: every weight trains."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,11 +33,16 @@ class FullMethod:
         del seed
         return base.requires_grad_(True)
 
-    def save(self, model: nn.Module, folder: Path) -> None:
+    def weights(self, model: nn.Module) -> dict[str, torch.Tensor]:
+        """All weights and saved buffers, by the model's names; a tied head stands under both of its names."""
+        return model.state_dict()
+
+    def save(self, model: nn.Module, folder: Path, weights: Mapping[str, torch.Tensor] | None = None) -> None:
         """Write float32 safetensors in transformers' format; a tied head is written once."""
         folder.mkdir(parents=True, exist_ok=True)
+        state = dict(self.weights(model) if weights is None else weights)
         with no_progress_bars():
-            cast(PreTrainedModel, model).save_pretrained(folder)
+            cast(PreTrainedModel, model).save_pretrained(folder, state_dict=state)
 
     def restore(self, model: nn.Module, folder: Path) -> None:
         """Put saved weights back, bit for bit.

@@ -1,9 +1,11 @@
 """What a fine-tuning method is: base model in, trainable model out, and how what it trained is saved."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -26,8 +28,19 @@ class Method(Protocol):
         """The model with exactly what trains requiring gradients; equal seeds give equal weights."""
         ...
 
-    def save(self, model: nn.Module, folder: Path) -> None:
-        """Write what was trained so that plain PEFT or transformers loads it."""
+    def weights(self, model: nn.Module) -> dict[str, torch.Tensor]:
+        """What was trained, by name: the model's own tensors, tied ones under each of their names."""
+        ...
+
+    def save(self, model: nn.Module, folder: Path, weights: Mapping[str, torch.Tensor] | None = None) -> None:
+        """Write what was trained so that plain PEFT or transformers loads it.
+
+        Args:
+            model: gives the configuration, and its own `weights` where none are given. Where they are, another thread
+                may train it meanwhile.
+            folder: gets the files; made where missing.
+            weights: a copy of `weights(model)` from an earlier step.
+        """
         ...
 
     def restore(self, model: nn.Module, folder: Path) -> None:

@@ -1,7 +1,9 @@
 """No method: a whole model, measured, exported and asked as it is."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -27,7 +29,11 @@ class UntrainedMethod:
         """
         raise RunError("nothing trains here: the model is taken as it is; start a new run with method= to train it")
 
-    def save(self, model: nn.Module, folder: Path) -> None:
+    def weights(self, model: nn.Module) -> dict[str, torch.Tensor]:
+        """Never asked for: see `make_trainable`."""
+        raise RunError("nothing was trained, so there is nothing to save")
+
+    def save(self, model: nn.Module, folder: Path, weights: Mapping[str, torch.Tensor] | None = None) -> None:
         """Never done: see `make_trainable`."""
         raise RunError("nothing was trained, so there is nothing to save")
 

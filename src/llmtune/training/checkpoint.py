@@ -5,17 +5,19 @@ import json
 import os
 import re
 import shutil
-from dataclasses import asdict, fields
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 
 from llmtune.errors import RunError, TrainingFault
 from llmtune.logs import warn
 from llmtune.training.optimizer_state import OPTIMIZER_FILES, restore_optimizer, save_optimizer
 from llmtune.training.parts import TrainParts, TrainState
+from llmtune.training.snapshot import Snapshot
 
 FORMAT_VERSION = 1
 _INDEX = "checkpoint.json"
@@ -26,34 +28,69 @@ _SPARE_BYTES = 16 * 2**20
 _GIB = 2**30
 
 
-def save_checkpoint(folder: Path, parts: TrainParts, state: TrainState) -> None:
-    """Write weights, optimizer and state to `folder`, which appears whole or not at all.
+def save_checkpoint(folder: Path, snapshot: Snapshot, sound_step: int | None = None) -> None:
+    """Write a snapshot to `folder`, which appears whole or not at all.
 
     Everything is written to a temporary folder beside it, the index with each file's sha256 last; then one rename.
 
     Args:
-        folder: `checkpoints/checkpoint-<step>`; a damaged one of that name is replaced, and those of later steps are
-            removed: the run would have gone on from them if they were whole.
-        parts: model, method, optimizer and scaler.
-        state: saved but for `should_stop`.
+        folder: `checkpoints/checkpoint-<step>`; a damaged one of that name is replaced.
+        snapshot: weights, optimizer and state.
+        sound_step: the step that the run was last saved at or went on from; None is the snapshot's own. Other
+            checkpoints of later steps are removed: the run would have gone on from them if they were whole.
 
     Raises:
-        TrainingFault: the disk lacks the space, or writing failed; earlier checkpoints are untouched.
+        TrainingFault: writing failed; earlier checkpoints are untouched.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
+    with told(f"{folder.name} could not be saved", folder.parent):
+        try:
+            clear_leftovers(folder.parent)
+            temporary.mkdir()
+            snapshot.save_weights(temporary)
+            save_optimizer(snapshot.optimizer, temporary)
+            content = {"format_version": FORMAT_VERSION, "state": snapshot.state, "scaler": snapshot.scaler}
+            _write_json(temporary / _STATE, content)
+            _write_index(temporary, snapshot.step)
+            _put_in_place(temporary, folder, snapshot.step if sound_step is None else sound_step)
+        except Exception:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def told(what: str, checkpoints: Path) -> Iterator[None]:
+    """Turn an error of the file system inside the block into one sentence that begins with `what`.
+
+    Raises:
+        TrainingFault: there was one.
+    """
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _clear_leftovers(folder.parent)
-        _check_free_space(folder, parts)
-        temporary.mkdir()
-        parts.method.save(parts.model, temporary)
-        save_optimizer(parts.model, parts.optimizer, temporary)
-        _write_json(temporary / _STATE, _state_content(parts, state))
-        _write_index(temporary, state.global_step)
-        _put_in_place(temporary, folder)
+        yield
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise TrainingFault(f"{folder.name} could not be saved: {error}; earlier checkpoints are untouched") from error
+        raise TrainingFault(
+            f"{what}: {error}; earlier checkpoints are untouched, and once this is mended the run goes on from them "
+            f"with train run={checkpoints.parent}"
+        ) from error
+
+
+def check_free_space(checkpoints: Path, size: int, what_for: str) -> None:
+    """Check that checkpoints of `size` bytes of tensors can be written.
+
+    Args:
+        checkpoints: the run's folder of checkpoints.
+        size: bytes of all tensors that are to be written.
+        what_for: what they are, as the beginning of a sentence.
+
+    Raises:
+        TrainingFault: the disk lacks the space.
+    """
+    needed, free = size + _SPARE_BYTES, shutil.disk_usage(checkpoints).free
+    if free < needed:
+        raise TrainingFault(
+            f"{what_for} take {needed / _GIB:.2f} GiB in {checkpoints}, where {free / _GIB:.2f} GiB are free; make "
+            f"room or lower train.keep_checkpoints, and go on with train run={checkpoints.parent}"
+        )
 
 
 def load_checkpoint(folder: Path, parts: TrainParts) -> TrainState:
@@ -143,12 +180,6 @@ def remove_old_checkpoints(checkpoints: Path, keep: int) -> None:
             _remove(leaving)
 
 
-def _state_content(parts: TrainParts, state: TrainState) -> dict[str, Any]:
-    kept = {key: value for key, value in asdict(state).items() if key != "should_stop"}
-    scaler = None if parts.scaler is None else parts.scaler.state_dict()
-    return {"format_version": FORMAT_VERSION, "state": kept, "scaler": scaler}
-
-
 def _find_wrong_index(folder: Path, index: dict[str, Any]) -> str | None:
     version, name = index.get("format_version"), folder.resolve().name
     if version != FORMAT_VERSION:
@@ -219,22 +250,23 @@ def _write_index(folder: Path, step: int) -> None:
     _write_json(folder / _INDEX, {"format_version": FORMAT_VERSION, "step": step, "files": digests})
 
 
-def _put_in_place(temporary: Path, folder: Path) -> None:
-    """Bring everything to the disk, then rename."""
+def _put_in_place(temporary: Path, folder: Path, sound_step: int) -> None:
+    """Bring everything to the disk, then rename; then remove what is of later steps than the sound one."""
     for path in [*temporary.rglob("*"), temporary]:
         _fsync(path)
     if folder.exists() or folder.is_symlink():
         folder.replace(folder.with_name(f".{folder.name}.old"))
     temporary.replace(folder)
     _fsync(folder.parent)
-    for later in list_checkpoints(folder.parent):
-        if checkpoint_step(later) > checkpoint_step(folder):
-            _remove(later)
-    _clear_leftovers(folder.parent)
+    for other in list_checkpoints(folder.parent):
+        if other != folder and checkpoint_step(other) > sound_step:
+            _remove(other)
+    clear_leftovers(folder.parent)
 
 
-def _clear_leftovers(checkpoints: Path) -> None:
-    """Remove what a killed save or removal left."""
+def clear_leftovers(checkpoints: Path) -> None:
+    """Make the folder of checkpoints where it is missing, and remove what a killed save or removal left in it."""
+    checkpoints.mkdir(parents=True, exist_ok=True)
     for path in checkpoints.glob(".checkpoint-*"):
         _remove(path)
 
@@ -245,18 +277,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _check_free_space(folder: Path, parts: TrainParts) -> None:
-    state = [value for entries in parts.optimizer.state.values() for value in entries.values()]
-    tensors = [*parts.trainable, *(value for value in state if isinstance(value, torch.Tensor))]
-    needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors) + _SPARE_BYTES
-    free = shutil.disk_usage(folder.parent).free
-    if free < needed:
-        raise TrainingFault(
-            f"{folder.name} needs {needed / _GIB:.2f} GiB in {folder.parent}, where {free / _GIB:.2f} GiB are free; "
-            "make room and go on with train run=RUN from the checkpoint before"
-        )
 
 
 def _sha256(path: Path) -> str:

@@ -2,10 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+
+from llmtune.process_group import exchange
 
 
 def several_processes() -> bool:
@@ -17,7 +20,7 @@ def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     """The elementwise sum of every process's `tensor`."""
     if several_processes():
         tensor = tensor.clone()
-        dist.all_reduce(tensor)
+        _reduce(tensor)
     return tensor
 
 
@@ -35,22 +38,36 @@ def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
         by_dtype[parameter.grad.dtype].append(parameter.grad)
     for gradients in by_dtype.values():
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        dist.all_reduce(flat)
+        _reduce(flat)
         parts = flat.split([gradient.numel() for gradient in gradients])
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
 
 
 def value_of_first(value: float, device: torch.device) -> float:
-    """The first process's `value`, in every process, so that all of them decide alike."""
+    """The first process's `value`, in every process, so that all of them decide alike; they wait while it works."""
     if not several_processes():
         return value
     tensor = torch.tensor(value, dtype=torch.float64, device=device)
-    dist.broadcast(tensor, src=0)
+    exchange(lambda: dist.broadcast(tensor, src=0, async_op=True), patient=True)
+    return float(tensor)
+
+
+def most_over_ranks(value: float, device: torch.device) -> float:
+    """The largest `value` of all processes, in every process."""
+    if not several_processes():
+        return value
+    tensor = torch.tensor(value, dtype=torch.float64, device=device)
+    _reduce(tensor, dist.ReduceOp.MAX)
     return float(tensor)
 
 
 def wait_for_all() -> None:
-    """Return once every process has come here."""
+    """Return once every process has come here, however long the first works on."""
     if several_processes():
-        dist.barrier()
+        exchange(lambda: dist.barrier(async_op=True), patient=True)
+
+
+def _reduce(tensor: torch.Tensor, how: Any = dist.ReduceOp.SUM) -> None:
+    """Replace the tensor by what all processes' come to."""
+    exchange(lambda: dist.all_reduce(tensor, how, async_op=True))

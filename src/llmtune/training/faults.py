@@ -13,10 +13,12 @@ import torch
 from llmtune.distributed import is_first, rank
 from llmtune.errors import TrainingFault
 from llmtune.logs import say
+from llmtune.signals import flagged
 from llmtune.training.loss import name_examples
 from llmtune.training.optimizer import forget_withheld
 from llmtune.training.parts import StepFigures, StepWatch, TrainParts, TrainState, UnreadStep
 from llmtune.training.scaler import scale_on_device
+from llmtune.training.stopping import heed
 
 MOST_UNREAD = 256
 """Steps after which the host reads though nobody asked: so many may be lost to a fault."""
@@ -63,6 +65,8 @@ def judge_step(
 def read_steps(parts: TrainParts, state: TrainState) -> None:
     """Bring the figures of all unread steps to the host, in one transfer; every process must call it alike.
 
+    With them comes whether a process was asked to stop, see `stopping`.
+
     Raises:
         TrainingFault: the loss or gradient of one of them isn't finite. Weights, optimizer and counts of `state` are
             those of the step before it.
@@ -72,11 +76,12 @@ def read_steps(parts: TrainParts, state: TrainState) -> None:
         raise watch.fault
     if not watch.unread:
         return
-    flags = torch.stack([watch.first_broken, watch.overflows_in_a_row]).double()
-    *rows, last = torch.stack([*(step.figures for step in watch.unread), torch.cat([flags, flags])]).tolist()
+    flags = torch.cat([torch.stack([watch.first_broken, watch.overflows_in_a_row]).double(), watch.stop_flags])
+    *rows, last = torch.stack([*(step.figures for step in watch.unread), flags]).tolist()
     seconds = time.perf_counter() - watch.unread_since
     unread, watch.unread = watch.unread, []
     first_broken, state.overflows_in_a_row = int(last[0]), int(last[1])
+    heed(parts, state, flagged(last[2:]))
     sound = [step for step in unread if first_broken < 0 or step.result.number <= first_broken]
     seconds_per_token = seconds / max(1, sum(step.result.num_tokens for step in unread))
     for step, row in zip(sound, rows, strict=False):

@@ -6,14 +6,14 @@ from functools import partial
 import torch
 
 from llmtune.distributed import rank
-from llmtune.seeding import derived_seed
-from llmtune.training.collectives import sum_gradients, sum_over_ranks
+from llmtune.training.collectives import sum_gradients
 from llmtune.training.faults import MOST_UNREAD, judge_step, read_steps
-from llmtune.training.loss import accumulate_gradients
+from llmtune.training.fitting import fitting_gradients
 from llmtune.training.optimizer import update_weights
 from llmtune.training.parts import Callbacks, StepResult, StepWatch, Touched, TrainParts, TrainState, UnreadStep
 from llmtune.training.scaler import scale_on_device
 from llmtune.training.schedule import learning_rate
+from llmtune.training.stopping import heed_own, stopping_after_a_step, sum_of_loss
 
 
 def train(parts: TrainParts, state: TrainState, callbacks: Callbacks) -> TrainState:
@@ -30,20 +30,24 @@ def train(parts: TrainParts, state: TrainState, callbacks: Callbacks) -> TrainSt
     Raises:
         TrainingFault: a loss or gradient isn't finite, told where a callback next reads the steps; the weights, the
             optimizer's state and `state` are those of the step before it.
+        KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM asked for it; the step under way was finished, and the
+            callbacks called after it with `state.should_stop`, unless it was the second one.
     """
     parts.watch = StepWatch(parts.device, state)
     for callback in callbacks:
         callback.on_train_start(parts, state)
-    while state.global_step < parts.settings.schedule.total_steps and not state.should_stop:
-        result = train_step(parts, state)
-        state.global_step += 1
-        state.num_tokens += result.num_tokens
-        state.num_supervised_tokens += result.num_supervised_tokens
-        for callback in callbacks:
-            callback.on_step_end(parts, state, result)
-        if len(parts.watch.unread) >= MOST_UNREAD:
-            read_steps(parts, state)
-    read_steps(parts, state)
+    with stopping_after_a_step(parts, state):
+        while state.global_step < parts.settings.schedule.total_steps and not state.should_stop:
+            result = train_step(parts, state)
+            state.global_step += 1
+            state.num_tokens += result.num_tokens
+            state.num_supervised_tokens += result.num_supervised_tokens
+            heed_own(parts, state)
+            if len(parts.watch.unread) >= MOST_UNREAD:
+                read_steps(parts, state)
+            for callback in callbacks:
+                callback.on_step_end(parts, state, result)
+        read_steps(parts, state)
     for callback in callbacks:
         callback.on_train_end(parts, state)
     return state
@@ -59,21 +63,20 @@ def train_step(parts: TrainParts, state: TrainState) -> StepResult:
     settings = parts.settings
     step = parts.plan.step(state.global_step, rank())
     rate = learning_rate(state.global_step, settings.schedule)
-    torch.manual_seed(derived_seed(settings.seed, "step", state.global_step, rank()))
     parts.model.train()
 
-    shares = accumulate_gradients(parts, step.micro_batches, max(1, step.num_supervised_tokens))
+    shares = fitting_gradients(parts, state.global_step, step)
     sum_gradients(parts.trainable)
     if parts.scaler is not None:
         parts.scaler.unscale_(parts.optimizer)
     gradients = [parameter.grad for parameter in parts.trainable if parameter.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
-    loss, grad_norm = sum_over_ranks(shares.sum()), norm.double().to(parts.device)
+    loss, grad_norm = sum_of_loss(parts, shares.sum()), norm.double().to(parts.device)
 
     withheld, overflowed = judge_step(parts, state, loss, grad_norm)
     if settings.max_grad_norm is not None:
         torch.nn.utils.clip_grads_with_norm_(parts.trainable, settings.max_grad_norm, norm)
-    touched = _update(parts, rate, withheld) if gradients else []
+    touched = _update(parts, rate, withheld) if step.num_supervised_tokens else []
     parts.optimizer.zero_grad(set_to_none=True)
 
     result = StepResult(state.global_step + 1, rate, step.num_tokens, step.num_supervised_tokens)

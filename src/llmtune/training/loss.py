@@ -9,6 +9,7 @@ from llmtune.data.collate import MicroBatch, collate
 from llmtune.models.token_loss import token_losses
 from llmtune.training.collectives import sum_over_ranks
 from llmtune.training.parts import TrainParts
+from llmtune.training.splits import cut
 
 _MOST_NAMED = 16
 
@@ -24,26 +25,35 @@ def micro_batch_loss(model: nn.Module, batch: MicroBatch, divisor: int) -> torch
         batch: on the model's device.
         divisor: supervised tokens of the whole step.
     """
-    losses = token_losses(model, **batch.inputs).losses
+    losses = token_losses(model, **batch.inputs)
     return losses.sum(dtype=torch.float64) / divisor if losses.numel() else None
 
 
-def accumulate_gradients(parts: TrainParts, micro_batches: Sequence[tuple[int, ...]], divisor: int) -> torch.Tensor:
+def accumulate_gradients(
+    parts: TrainParts, micro_batches: Sequence[tuple[int, ...]], divisor: int, pieces: int = 1
+) -> torch.Tensor:
     """Run forward and backward over this process's micro-batches of a step.
+
+    Args:
+        parts: what is trained, on what.
+        micro_batches: rows of the table.
+        divisor: supervised tokens of the whole step.
+        pieces: how many passes a micro-batch is cut into; it changes memory alone.
 
     Returns:
         Each micro-batch's share of the step's loss, float64 [number of micro-batches], on the device.
     """
     shares = torch.zeros(len(micro_batches), dtype=torch.float64, device=parts.device)
     settings = parts.settings
-    for number, indices in enumerate(micro_batches):
-        batch = collate(parts.table, indices, packed=settings.packed, pad_token_id=settings.pad_token_id)
-        with parts.precision.autocast():
-            loss = micro_batch_loss(parts.model, batch.to(parts.device), divisor)
-        if loss is None:
-            continue
-        shares[number] = loss.detach()
-        (loss if parts.scaler is None else parts.scaler.scale(loss)).backward()
+    for number, micro_batch in enumerate(micro_batches):
+        for indices in cut(micro_batch, parts.table.num_tokens, pieces, packed=settings.packed):
+            batch = collate(parts.table, indices, packed=settings.packed, pad_token_id=settings.pad_token_id)
+            with parts.precision.autocast():
+                loss = micro_batch_loss(parts.model, batch.to(parts.device), divisor)
+            if loss is None:
+                continue
+            shares[number] += loss.detach()
+            (loss if parts.scaler is None else parts.scaler.scale(loss)).backward()
     return shares
 
 

@@ -1,6 +1,7 @@
 """An optimizer's state as safetensors and JSON, by parameter name."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,21 @@ OPTIMIZER_FILES = (_TENSORS, _SCALARS)
 """What `save_optimizer` writes."""
 
 
-def save_optimizer(model: nn.Module, optimizer: Any, folder: Path) -> None:
-    """Write `optimizer.safetensors` (`<parameter>/<entry>`) and `optimizer.json` (numbers, and what lies on the host).
+@dataclass(frozen=True)
+class OptimizerState:
+    """An optimizer's state by parameter name."""
 
-    Rates and decays aren't saved: they come from the config and the schedule.
-    """
+    tensors: dict[str, torch.Tensor]
+    """By `<parameter>/<entry>`."""
+    described: dict[str, Any]
+    """The optimizer's class, its entries that are numbers, and the names of the tensors that lie on the host."""
+
+
+def optimizer_state(model: nn.Module, optimizer: Any) -> OptimizerState:
+    """The optimizer's own tensors, not copied. Rates and decays aren't state: config and schedule give them."""
     tensors: dict[str, torch.Tensor] = {}
     scalars: dict[str, Any] = {}
     on_host: list[str] = []
-    seen: set[int] = set()
     for name, parameter in model.named_parameters():
         for entry, value in optimizer.state.get(parameter, {}).items():
             key = f"{name}/{entry}"
@@ -33,12 +40,19 @@ def save_optimizer(model: nn.Module, optimizer: Any, folder: Path) -> None:
                 continue
             if value.device.type == "cpu" != parameter.device.type:
                 on_host.append(key)
-            shared = value.data_ptr() in seen
-            seen.add(value.data_ptr())
-            tensors[key] = value.detach().clone() if shared else value.detach().contiguous()
+            tensors[key] = value.detach()
+    return OptimizerState(tensors, {"optimizer": type(optimizer).__name__, "scalars": scalars, "on_host": on_host})
+
+
+def save_optimizer(state: OptimizerState, folder: Path) -> None:
+    """Write `optimizer.safetensors` and `optimizer.json`."""
+    tensors: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for key, value in state.tensors.items():
+        tensors[key] = value.clone() if value.data_ptr() in seen else value.contiguous()  # a file holds no tensor twice
+        seen.add(value.data_ptr())
     save_file(tensors, folder / _TENSORS)
-    content = {"optimizer": type(optimizer).__name__, "scalars": scalars, "on_host": on_host}
-    (folder / _SCALARS).write_text(json.dumps(content), encoding="utf-8")
+    (folder / _SCALARS).write_text(json.dumps(state.described), encoding="utf-8")
 
 
 def restore_optimizer(model: nn.Module, optimizer: Any, folder: Path) -> None:

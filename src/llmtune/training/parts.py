@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from signal import Signals
 from typing import Any, Protocol
 
 import torch
@@ -13,7 +14,9 @@ from llmtune.data.token_table import TokenTable
 from llmtune.errors import TrainingFault
 from llmtune.methods.method import Method
 from llmtune.models.precision import Precision
+from llmtune.signals import ENDING
 from llmtune.training.schedule import ScheduleSettings
+from llmtune.training.splits import Splits
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class TrainParts:
     settings: LoopSettings
     scaler: torch.amp.GradScaler | None = None
     """Loss scaler; only with fp16, see `make_scaler`."""
+    splits: Splits = field(default_factory=Splits)
+    """How micro-batches are cut where memory is short."""
 
     @cached_property
     def trainable(self) -> list[nn.Parameter]:
@@ -197,6 +202,10 @@ class StepWatch:
         """Called with the steps that have just been read, all of them sound."""
         self.fault: TrainingFault | None = None
         """What ended the run, once it was read."""
+        self.stop_flags = torch.zeros(len(ENDING), dtype=torch.float64, device=device)
+        """How often processes were asked to stop by each of `ENDING`, summed over steps; see `stopping`."""
+        self.stopped_by: Signals | None = None
+        """The signal that ends the training after this step, in every process."""
 
 
 class Callback(Protocol):

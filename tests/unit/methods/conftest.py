@@ -32,10 +32,12 @@ def mean_loss(source: ModelSource, examples_file: Path) -> Callable[[nn.Module],
     lengths = [len(example) for example in ids]
     row = torch.cat(ids)[None]
     positions = torch.cat([torch.arange(length) for length in lengths])[None]
+    predicted = positions[0].nonzero().squeeze(1)
+    supervised = (predicted, row[0, predicted])
 
     def compute(model: nn.Module) -> torch.Tensor:
         return token_losses(
-            model, input_ids=row, labels=row, position_ids=positions, attention_mask=None, lengths=lengths
-        ).losses.mean()
+            model, input_ids=row, position_ids=positions, attention_mask=None, lengths=lengths, supervised=supervised
+        ).mean()
 
     return compute

@@ -34,8 +34,11 @@ class Weights:
 
     name = "weights"
 
-    def save(self, model, folder):
-        save_file(model.state_dict(), folder / "model.safetensors")
+    def weights(self, model):
+        return model.state_dict()
+
+    def save(self, model, folder, weights=None):
+        save_file(weights or self.weights(model), folder / "model.safetensors")
 
     def restore(self, model, folder):
         model.load_state_dict(load_file(folder / "model.safetensors"))

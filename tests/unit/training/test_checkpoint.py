@@ -13,6 +13,7 @@ import torch
 from llmtune.errors import RunError, TrainingFault
 from llmtune.training import checkpoint
 from llmtune.training.checkpoint import (
+    check_free_space,
     link_checkpoint,
     list_checkpoints,
     load_checkpoint,
@@ -21,8 +22,10 @@ from llmtune.training.checkpoint import (
     save_checkpoint,
 )
 from llmtune.training.loop import train_step
+from llmtune.training.memory import OPTIMIZER_BYTES
 from llmtune.training.parts import TrainState
 from llmtune.training.scaler import make_scaler
+from llmtune.training.snapshot import num_bytes, take_snapshot
 
 pytestmark = pytest.mark.fast
 
@@ -41,7 +44,7 @@ def parts(make_parts):
 
 
 def test_weights_optimizer_and_state_come_back(parts, make_parts, tmp_path):
-    save_checkpoint(tmp_path / "checkpoint-3", parts, STATE)
+    save_checkpoint(tmp_path / "checkpoint-3", take_snapshot(parts, STATE))
     other = make_parts()
     state = load_checkpoint(tmp_path / "checkpoint-3", other)
     expected = copy.deepcopy(STATE)
@@ -54,7 +57,7 @@ def test_weights_optimizer_and_state_come_back(parts, make_parts, tmp_path):
 
 def test_the_loss_scale_comes_back(parts, make_parts, tmp_path):
     parts.scaler = make_scaler(parts.device, init_scale=64.0)
-    save_checkpoint(tmp_path / "checkpoint-3", parts, STATE)
+    save_checkpoint(tmp_path / "checkpoint-3", take_snapshot(parts, STATE))
     other = make_parts()
     with pytest.raises(RunError, match=r"another train\.precision"):
         load_checkpoint(tmp_path / "checkpoint-3", other)
@@ -64,7 +67,7 @@ def test_the_loss_scale_comes_back(parts, make_parts, tmp_path):
 
 
 def test_only_safetensors_and_json_are_written_and_nothing_is_left_beside(parts, tmp_path):
-    save_checkpoint(tmp_path / "checkpoint-3", parts, STATE)
+    save_checkpoint(tmp_path / "checkpoint-3", take_snapshot(parts, STATE))
     assert sorted(path.name for path in (tmp_path / "checkpoint-3").iterdir()) == [
         "checkpoint.json", "model.safetensors", "optimizer.json", "optimizer.safetensors", "trainer_state.json",
     ]  # fmt: skip
@@ -77,7 +80,7 @@ def test_any_damage_falls_back_to_the_checkpoint_before_aloud(parts, tmp_path, m
     warnings = []
     monkeypatch.setattr(checkpoint, "warn", warnings.append)
     for step in (3, 10):
-        save_checkpoint(tmp_path / f"checkpoint-{step}", parts, replace(STATE, global_step=step))
+        save_checkpoint(tmp_path / f"checkpoint-{step}", take_snapshot(parts, replace(STATE, global_step=step)))
     file = tmp_path / "checkpoint-10" / name
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
@@ -95,58 +98,58 @@ def test_any_damage_falls_back_to_the_checkpoint_before_aloud(parts, tmp_path, m
 def test_intact_checkpoints_warn_of_nothing(parts, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "warn", pytest.fail)
     for step in (9, 10):
-        save_checkpoint(tmp_path / f"checkpoint-{step}", parts, replace(STATE, global_step=step))
+        save_checkpoint(tmp_path / f"checkpoint-{step}", take_snapshot(parts, replace(STATE, global_step=step)))
     assert newest_intact_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
     assert newest_intact_checkpoint(tmp_path / "none") is None
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"format_version": 1}', '{"format_version": 99, "files": {}}'])
 def test_a_damaged_or_newer_index_is_damage(parts, tmp_path, content):
-    save_checkpoint(tmp_path / "checkpoint-3", parts, STATE)
+    save_checkpoint(tmp_path / "checkpoint-3", take_snapshot(parts, STATE))
     (tmp_path / "checkpoint-3" / "checkpoint.json").write_text(content)
     assert newest_intact_checkpoint(tmp_path) is None
 
 
 @pytest.mark.parametrize("moment", ["save_optimizer", "_write_index", "_fsync"])
 def test_a_kill_inside_a_save_leaves_the_checkpoint_before(parts, tmp_path, monkeypatch, moment):
-    save_checkpoint(tmp_path / "checkpoint-3", parts, STATE)
+    save_checkpoint(tmp_path / "checkpoint-3", take_snapshot(parts, STATE))
 
     def die(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(checkpoint, moment, die)
-        save_checkpoint(tmp_path / "checkpoint-4", parts, replace(STATE, global_step=4))
+        save_checkpoint(tmp_path / "checkpoint-4", take_snapshot(parts, replace(STATE, global_step=4)))
     assert list_checkpoints(tmp_path) == [tmp_path / "checkpoint-3"]
     assert newest_intact_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
-    save_checkpoint(tmp_path / "checkpoint-4", parts, replace(STATE, global_step=4))
+    save_checkpoint(tmp_path / "checkpoint-4", take_snapshot(parts, replace(STATE, global_step=4)))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3", "checkpoint-4"]
 
 
 def test_a_damaged_checkpoint_of_the_same_step_is_replaced(parts, tmp_path):
-    save_checkpoint(tmp_path / "checkpoint-3", parts, STATE)
+    save_checkpoint(tmp_path / "checkpoint-3", take_snapshot(parts, STATE))
     (tmp_path / "checkpoint-3" / "trainer_state.json").write_text("x")
-    save_checkpoint(tmp_path / "checkpoint-3", parts, STATE)
+    save_checkpoint(tmp_path / "checkpoint-3", take_snapshot(parts, STATE))
     assert newest_intact_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
 
 
-def test_too_little_space_is_told_before_anything_is_written(parts, tmp_path, monkeypatch):
+def test_too_little_space_is_told(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(100, 90, 10))
-    with pytest.raises(TrainingFault, match=r"checkpoint-3 needs 0\.02 GiB in .*where 0\.00 GiB are free"):
-        save_checkpoint(tmp_path / "checkpoint-3", parts, STATE)
-    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2**31, 2**30, 2**30))
+    check_free_space(tmp_path, 2**30 - 2**24, "two checkpoints")
+    with pytest.raises(TrainingFault, match=r"^two checkpoints take 1\.00 GiB in .*, where 1\.00 GiB are free; make"):
+        check_free_space(tmp_path, 2**30 - 2**24 + 1, "two checkpoints")
 
 
 def test_a_failed_write_is_told_and_leaves_the_earlier_checkpoint(parts, tmp_path, monkeypatch):
-    save_checkpoint(tmp_path / "checkpoint-3", parts, STATE)
+    save_checkpoint(tmp_path / "checkpoint-3", take_snapshot(parts, STATE))
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_optimizer", full)
     with pytest.raises(TrainingFault, match="No space left on device; earlier checkpoints are untouched"):
-        save_checkpoint(tmp_path / "checkpoint-4", parts, replace(STATE, global_step=4))
+        save_checkpoint(tmp_path / "checkpoint-4", take_snapshot(parts, replace(STATE, global_step=4)))
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-3"]
 
 
@@ -195,11 +198,11 @@ def _deaths_that_leave_none(parts, folder, die_at_change):
     while died:
         change += 1
         run = folder / str(change)
-        save_checkpoint(run / "checkpoint-3", parts, STATE)
+        save_checkpoint(run / "checkpoint-3", take_snapshot(parts, STATE))
         link_checkpoint(run / "checkpoint-final", run / "checkpoint-3")
         die_at_change(change)
         try:
-            save_checkpoint(run / "checkpoint-4", parts, replace(STATE, global_step=4))
+            save_checkpoint(run / "checkpoint-4", take_snapshot(parts, replace(STATE, global_step=4)))
             link_checkpoint(run / "checkpoint-final", run / "checkpoint-4")
             remove_old_checkpoints(run, keep=1)
             died = False
@@ -222,20 +225,22 @@ def test_keeping_one_never_leaves_none_wherever_it_is_killed(parts, tmp_path, di
 
 def test_control_removal_before_the_save_leaves_none(parts, tmp_path, monkeypatch, die_at_change):
     def remove_first(checkpoints):
+        checkpoints.mkdir(exist_ok=True)
         for path in list_checkpoints(checkpoints):
-            shutil.rmtree(path)
+            if path.name != "checkpoint-4":
+                shutil.rmtree(path)
 
-    monkeypatch.setattr(checkpoint, "_check_free_space", lambda folder, _: remove_first(folder.parent))
+    monkeypatch.setattr(checkpoint, "clear_leftovers", remove_first)
     _, bad = _deaths_that_leave_none(parts, tmp_path, die_at_change)
     assert bad
 
 
 def test_damaged_checkpoints_of_later_steps_dont_push_out_the_one_just_saved(parts, tmp_path):
     for step in (3, 10):
-        save_checkpoint(tmp_path / f"checkpoint-{step}", parts, replace(STATE, global_step=step))
+        save_checkpoint(tmp_path / f"checkpoint-{step}", take_snapshot(parts, replace(STATE, global_step=step)))
     (tmp_path / "checkpoint-10" / "optimizer.safetensors").unlink()
     (tmp_path / "checkpoint-12").symlink_to("nowhere")
-    save_checkpoint(tmp_path / "checkpoint-4", parts, replace(STATE, global_step=4))
+    save_checkpoint(tmp_path / "checkpoint-4", take_snapshot(parts, replace(STATE, global_step=4)))
     remove_old_checkpoints(tmp_path, keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4"]
 
@@ -245,7 +250,7 @@ def test_what_isnt_a_folder_under_a_checkpoints_name_is_replaced(parts, tmp_path
     put(tmp_path / "checkpoint-3")
     put(tmp_path / ".checkpoint-3.tmp")
     put(tmp_path / ".checkpoint-3.old")
-    save_checkpoint(tmp_path / "checkpoint-3", parts, STATE)
+    save_checkpoint(tmp_path / "checkpoint-3", take_snapshot(parts, STATE))
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-3"]
     assert newest_intact_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
 
@@ -253,13 +258,35 @@ def test_what_isnt_a_folder_under_a_checkpoints_name_is_replaced(parts, tmp_path
 def test_a_folder_that_cant_be_made_is_told(parts, tmp_path):
     (tmp_path / "checkpoints").write_text("x")
     with pytest.raises(TrainingFault, match=r"checkpoint-3 could not be saved: .*File exists"):
-        save_checkpoint(tmp_path / "checkpoints" / "checkpoint-3", parts, STATE)
+        save_checkpoint(tmp_path / "checkpoints" / "checkpoint-3", take_snapshot(parts, STATE))
 
 
 def test_the_index_lists_every_file_but_itself(parts, tmp_path):
-    save_checkpoint(tmp_path / "checkpoint-3", parts, STATE)
+    save_checkpoint(tmp_path / "checkpoint-3", take_snapshot(parts, STATE))
     index = json.loads((tmp_path / "checkpoint-3" / "checkpoint.json").read_text())
     assert index["step"] == 3
     assert set(index["files"]) == {
         "model.safetensors", "optimizer.json", "optimizer.safetensors", "trainer_state.json",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_the_size_of_a_checkpoint_is_known_before_the_first_step(make_parts, optimizer):
+    parts = make_parts(optimizer=optimizer)
+    before = num_bytes(parts, OPTIMIZER_BYTES[optimizer])
+    train_step(parts, TrainState())
+    assert before == pytest.approx(num_bytes(parts), abs=4 * len(parts.trainable))
+    assert num_bytes(parts) < sum(tensor.nbytes for tensor in parts.trainable) * 3.2
+
+
+def test_a_copy_doesnt_change_with_the_model_and_shares_what_the_model_shares(make_parts):
+    parts = make_parts()
+    parts.model.other = parts.model.head
+    copied, own = take_snapshot(parts, STATE, copied=True), take_snapshot(parts, STATE)
+    weights, live = copied.save_weights.keywords["weights"], own.save_weights.keywords["weights"]
+    before = live["head.weight"].clone()
+    with torch.no_grad():
+        parts.model.head.weight.add_(1)
+    assert torch.equal(weights["head.weight"], before) and not torch.equal(live["head.weight"], before)
+    assert weights["head.weight"].data_ptr() == weights["other.weight"].data_ptr()
+    assert weights["head.weight"].data_ptr() != weights["head.bias"].data_ptr()

@@ -9,7 +9,7 @@ from torch import nn
 
 from llmtune.errors import RunError
 from llmtune.training.optimizer import make_optimizer
-from llmtune.training.optimizer_state import restore_optimizer, save_optimizer
+from llmtune.training.optimizer_state import optimizer_state, restore_optimizer, save_optimizer
 
 pytestmark = [pytest.mark.fast, pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")]
 
@@ -70,7 +70,7 @@ def test_a_restored_state_goes_on_bit_for_bit(model, name, with_state, tmp_path)
     optimizer = make_optimizer(model, name, 0.01, 0.1)
     for seed in range(3):
         _step(model, optimizer, seed)
-    save_optimizer(model, optimizer, tmp_path)
+    save_optimizer(optimizer_state(model, optimizer), tmp_path)
     resumed = copy.deepcopy(model)
     other = make_optimizer(resumed, name, 0.01, 0.1)
     if with_state:
@@ -85,7 +85,7 @@ def test_a_restored_state_goes_on_bit_for_bit(model, name, with_state, tmp_path)
 def test_another_optimizers_state_is_refused(model, tmp_path):
     optimizer = make_optimizer(model, "adamw", 0.01, 0.0)
     _step(model, optimizer, 0)
-    save_optimizer(model, optimizer, tmp_path)
+    save_optimizer(optimizer_state(model, optimizer), tmp_path)
     with pytest.raises(RunError, match=r"state of AdamW, but train\.optimizer now makes SGD"):
         restore_optimizer(model, make_optimizer(model, "sgd", 0.01, 0.0), tmp_path)
 
@@ -93,7 +93,7 @@ def test_another_optimizers_state_is_refused(model, tmp_path):
 def test_state_of_parameters_that_no_longer_train_is_refused(model, tmp_path):
     optimizer = make_optimizer(model, "adamw", 0.01, 0.0)
     _step(model, optimizer, 0)
-    save_optimizer(model, optimizer, tmp_path)
+    save_optimizer(optimizer_state(model, optimizer), tmp_path)
     model[0].requires_grad_(False)
     with pytest.raises(RunError, match=r"don't train here, such as 0\.bias"):
         restore_optimizer(model, make_optimizer(model, "adamw", 0.01, 0.0), tmp_path)

@@ -19,7 +19,7 @@ class MetricsCallback:
     Args:
         log: the run's metrics file.
         tracker: gets the same entries.
-        log_every_steps: steps between two entries of the tracker; the last step is always sent.
+        log_every_steps: steps between two entries of the tracker; the training's last step is always sent.
     """
 
     def __init__(self, log: MetricsLog, tracker: Tracker, log_every_steps: int) -> None:
@@ -28,6 +28,7 @@ class MetricsCallback:
         self._log_every_steps = log_every_steps
         self._waiting: deque[tuple[StepResult, int]] = deque()  # and the run's tokens by then
         self._num_steps = 0
+        self._last: tuple[int, dict[str, float]] | None = None  # written, and not sent
         self.throughput = Throughput(num_processes())
 
     def on_train_start(self, parts: TrainParts, state: TrainState) -> None:
@@ -70,8 +71,16 @@ class MetricsCallback:
             if figures.skipped:
                 del metrics["train/grad_norm"]
             self._log.append(result.number, metrics)
+            self._last = (result.number, metrics)
             if self._is_due(parts, result.number):
-                self._tracker.log_metrics(metrics, result.number)
+                self._send_last()
+
+    def _send_last(self) -> None:
+        if self._last is not None:
+            number, metrics = self._last
+            self._tracker.log_metrics(metrics, number)
+            self._last = None
 
     def on_train_end(self, parts: TrainParts, state: TrainState) -> None:
-        """Nothing is left to write."""
+        """Send the last step, where training stopped early."""
+        self._send_last()

@@ -14,9 +14,11 @@ from llmtune.training.callbacks.cadence import is_due
 from llmtune.training.collectives import value_of_first
 from llmtune.training.faults import read_steps
 from llmtune.training.parts import StepResult, TrainParts, TrainState
+from llmtune.training.stopping import stopping_instead
 
 Validate = Callable[[nn.Module], float]
-"""The model's mean loss on the validation split, nats per supervised token; called in every process."""
+"""The model's mean loss on the validation split, nats per supervised token; called in every process. Raises
+`Unfinished`, in every process, where a signal came first."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,25 @@ class ValidationCallback:
         self._tracker = tracker
 
     def on_train_start(self, parts: TrainParts, state: TrainState) -> None:
-        """Stop at once where a resumed run had already stopped early."""
+        """Stop at once where a resumed run had already stopped early; make up for a validation that a signal ended."""
         self._stop_if_out_of_patience(state)
+        last = state.validation_losses[-1][0] if state.validation_losses else 0
+        if state.global_step > last and self._is_due(parts, state) and not state.should_stop:
+            self._measure(parts, state)
 
     def on_step_end(self, parts: TrainParts, state: TrainState, result: StepResult) -> None:
-        """Validate where it is due."""
-        if not is_due(state.global_step, self._settings.every_steps, parts.settings.schedule.total_steps):
+        """Validate where it is due; where a signal asks for the end, the run that goes on does it instead."""
+        if not self._is_due(parts, state):
             return
         read_steps(parts, state)
+        if parts.watch.stopped_by is None:
+            with stopping_instead(parts, state):
+                self._measure(parts, state)
+
+    def _is_due(self, parts: TrainParts, state: TrainState) -> bool:
+        return is_due(state.global_step, self._settings.every_steps, parts.settings.schedule.total_steps)
+
+    def _measure(self, parts: TrainParts, state: TrainState) -> None:
         loss = value_of_first(self._validate(parts.model), parts.device)
         if not abs(loss) < float("inf"):
             raise TrainingFault(f"validation loss after step {state.global_step} is {loss}; lower train.learning_rate")

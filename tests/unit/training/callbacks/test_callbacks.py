@@ -46,6 +46,12 @@ def test_every_step_is_written_and_some_are_sent(make_parts, log, tracker):
     assert last["train/epoch"] == pytest.approx(5 / 3)
 
 
+def test_the_last_step_of_an_early_stop_is_sent(make_parts, log, tracker):
+    metrics = MetricsCallback(log, tracker, log_every_steps=10)
+    train(make_parts(), TrainState(), [metrics, _validation([1.0, 2.0, 3.0], log, tracker, patience=2)])
+    assert [step for step, entry in tracker.metrics if "train/loss" in entry] == [3]
+
+
 def test_a_resumed_run_cuts_the_entries_beyond_its_checkpoint(make_parts, log, tracker):
     parts = make_parts(total_steps=4)
     train(parts, TrainState(), [MetricsCallback(log, tracker, 1)])
