@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmtune.config.generate import GenerateConfig
@@ -38,7 +39,9 @@ def run(config: RunConfig) -> int:
             'generate.prompt: is missing; set it, e.g. generate.prompt="Once upon a time" (standard input isn\'t read).'
         )
     from llmtune.stages.generate import Writer
+    from llmtune.tracking.dead_runs import mark_dead_runs
 
+    mark_dead_runs(Path(config.runs_dir), config.tracking.uri)
     writer = Writer(config)
     say(f"model: {writer.name}")
     if asked.prompt is None:

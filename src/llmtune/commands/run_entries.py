@@ -16,14 +16,13 @@ from llmtune.config.validate import flatten
 from llmtune.errors import RunError
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.lookup import is_sweep_folder
-from llmtune.runs.status import RunRecord, RunStatusFile
+from llmtune.runs.status import PROCESS_GONE, RunRecord, RunStatusFile, last_sign_of_life
 
 LossKind = Literal["test", "validation", "train"]
 UNKNOWN = "?"
 NOT_STARTED = "NOT STARTED"
 STATUSES = ("RUNNING", "FINISHED", "FAILED", "KILLED", NOT_STARTED)
 FRESH_SECONDS = 60.0
-_GONE = "the process is gone"
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class RunEntry:
         """Why it isn't finished, in one line."""
         if self.record is None or self.status == "FINISHED":
             return None
-        return _GONE if self._is_dead else self.record.error
+        return PROCESS_GONE if self._is_dead else self.record.error
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -128,7 +127,7 @@ class RunEntry:
         """Wall time from start to end; to now for one that runs, to the last sign of life for one that is gone."""
         if self.started is None or self.record is None:
             return None
-        end = _time(self.record.ended_at) or (self._last_sign_of_life if self._is_dead else datetime.now(UTC))
+        end = _time(self.record.ended_at) or (last_sign_of_life(self.folder) if self._is_dead else datetime.now(UTC))
         return max(0.0, (end - self.started).total_seconds())
 
     @property
@@ -144,11 +143,6 @@ class RunEntry:
     @cached_property
     def _is_dead(self) -> bool:
         return self.record is not None and self.record.status == "RUNNING" and self.record.process_is_gone()
-
-    @property
-    def _last_sign_of_life(self) -> datetime:
-        files = (self.folder.status_file, self.folder.metrics_file, self.folder.log_file)
-        return datetime.fromtimestamp(max(file.stat().st_mtime for file in files if file.exists()), UTC)
 
 
 def run_entries(runs_dir: Path) -> list[RunEntry]:

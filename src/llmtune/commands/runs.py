@@ -12,6 +12,7 @@ from llmtune.errors import Interrupted, RunError
 from llmtune.logs import say, show
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.lookup import find_run
+from llmtune.tracking.dead_runs import mark_dead_runs
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -26,6 +27,7 @@ def run(arguments: Sequence[str]) -> int:
         Interrupted: following was stopped; the run goes on.
     """
     request = parse_request(arguments)
+    mark_dead_runs(request.runs_dir, None, send=not request.as_json)
     if request.follow:
         try:
             return follow(_run_to_follow(request))

@@ -8,10 +8,12 @@ from llmtune.config.run import RunConfig
 
 def run(config: RunConfig) -> int:
     """Serve the pages until they are stopped, and return the exit status."""
+    from llmtune.tracking.dead_runs import mark_dead_runs
     from llmtune.tracking.store import resolve_tracking_uri
     from llmtune.tracking.ui import serve_ui
 
     uri = resolve_tracking_uri(config.tracking.uri, Path.cwd())
+    mark_dead_runs(Path(config.runs_dir), uri)
     return serve_ui(uri, config.tracking.ui_port, _links(config, uri))
 
 

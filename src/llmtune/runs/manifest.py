@@ -2,25 +2,34 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llmtune.errors import RunError
 
 FORMAT_VERSION = 1
+_CHANGES = "changed_on_resume"
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON so that a reader finds the old content or the new, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(as_json(content))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def as_json(content: Any) -> str:
+    """The text that `write_json` writes."""
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 class Manifest:
@@ -59,6 +68,50 @@ class Manifest:
     def stage(self, name: str) -> dict[str, Any]:
         """A stage's results; empty unless the stage finished."""
         return self._content["stages"].get(name, {})
+
+    def allow_changes(self, changes: Mapping[str, tuple[Any, Any]], stages: Sequence[str]) -> None:
+        """Record that training goes on with another config, and take what it makes anew out of the finished stages.
+
+        Args:
+            changes: each key's value before and after.
+            stages: those stages; their results are kept under `earlier_stages`.
+        """
+        known = self.section(_CHANGES)
+        for key, (before, after) in changes.items():
+            known[key] = [*known.get(key, []), {"before": before, "after": after, "step": None}]
+        self._content[_CHANGES] = known
+        done = {name: self._content["stages"].pop(name) for name in stages if name in self._content["stages"]}
+        if done:
+            self._content["earlier_stages"] = [*self._content.get("earlier_stages", []), done]
+        write_json(self._path, self._content)
+
+    def settle_changes(self, step: int, config: Mapping[str, Any], *, write: bool) -> None:
+        """Give the changes that training now begins with their step.
+
+        Args:
+            step: steps done before them.
+            config: the run's flat config; a change that didn't come into it is forgotten.
+            write: whether to save the file too.
+        """
+        settled = self.changes
+        for key, entries in self.section(_CHANGES).items():
+            new = [entry for entry in entries if entry["step"] is None]
+            if new and new[-1]["after"] == config.get(key):
+                entry = {"before": new[0]["before"], "after": new[-1]["after"], "step": step}
+                settled[key] = [*settled.get(key, []), entry]
+        if settled != self.section(_CHANGES):
+            self._content[_CHANGES] = settled
+            if write:
+                write_json(self._path, self._content)
+
+    @property
+    def changes(self) -> dict[str, list[dict[str, Any]]]:
+        """What `resume_allow` let change: each key's values before and after, with the step after which."""
+        known = {
+            key: [entry for entry in entries if entry["step"] is not None]
+            for key, entries in self.section(_CHANGES).items()
+        }
+        return {key: entries for key, entries in known.items() if entries}
 
     def finish_stage(self, name: str, results: Mapping[str, Any]) -> None:
         """Mark a stage as finished with its results (plain JSON values) and save."""

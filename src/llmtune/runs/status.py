@@ -14,9 +14,11 @@ import psutil
 from llmtune.credentials import without_credentials
 from llmtune.errors import RunError
 from llmtune.runs.layout import RunFolder
-from llmtune.runs.manifest import write_json
+from llmtune.runs.manifest import as_json, write_json
 
 RunState = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+PROCESS_GONE = "the process is gone"
+"""Why a run is KILLED that could not say so itself."""
 _START_TIME_TOLERANCE_SECONDS = 1.0
 
 
@@ -92,16 +94,30 @@ class RunStatusFile:
         write_json(self._path, asdict(record))
         return record
 
-    def end(self, status: RunState, error: str | None = None) -> None:
+    def end(self, status: RunState, error: str | None = None, at: datetime | None = None) -> None:
         """Record how the run ended.
 
         Args:
             status: how it ended.
             error: why it failed; its first line is kept.
+            at: when it ended; None is now.
         """
         record = self.read() or self.start()
         line = without_credentials(error.strip().splitlines()[0]) if error and error.strip() else None
-        write_json(self._path, asdict(replace(record, status=status, ended_at=_now(), error=line)))
+        ended_at = at.isoformat(timespec="microseconds") if at else _now()
+        content = asdict(replace(record, status=status, ended_at=ended_at, error=line))
+        try:
+            write_json(self._path, content)
+        except OSError:  # a full disk has no room for another file, but this one has its block
+            with self._path.open("r+", encoding="utf-8") as file:
+                file.write(as_json(content))
+                file.truncate()
+
+    def link(self, mlflow_run_id: str) -> None:
+        """Name the MLflow run, which a store that was away gave late."""
+        record = self.read()
+        if record is not None and record.mlflow_run_id != mlflow_run_id:
+            write_json(self._path, asdict(replace(record, mlflow_run_id=mlflow_run_id)))
 
 
 def status_files(runs_dir: Path) -> Iterator[Path]:
@@ -118,6 +134,12 @@ def find_dead_runs(runs_dir: Path) -> list[RunFolder]:
         if record is not None and record.status == "RUNNING" and record.process_is_gone():
             dead.append(RunFolder(path.parent))
     return dead
+
+
+def last_sign_of_life(folder: RunFolder) -> datetime:
+    """When a run last wrote its status, metrics or log, UTC; for one that was killed about when it ended."""
+    files = (folder.status_file, folder.metrics_file, folder.log_file)
+    return datetime.fromtimestamp(max(file.stat().st_mtime for file in files if file.exists()), UTC)
 
 
 def check_not_running(folder: RunFolder) -> None:

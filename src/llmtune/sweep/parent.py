@@ -29,8 +29,9 @@ class SweepRecord:
         self._status = RunStatusFile(settings.folder.status_file)
         self._tracker: MlflowTracker | None = None
         if settings.tracking_uri is not None:
-            name = settings.folder.path.name
-            run = TrackedRun(experiment=settings.experiment, name=name, tags={"kind": "sweep"})
+            folder = settings.folder.path
+            tags = {"kind": "sweep", "run_folder": str(folder)}
+            run = TrackedRun(experiment=settings.experiment, name=folder.name, tags=tags)
             self._tracker = MlflowTracker(settings.tracking_uri, run, Path.cwd())
             keys = sorted({key for job in jobs for key in job.differences})
             self._tracker.log_params({"sweep.num_jobs": len(jobs), "sweep.keys": ", ".join(keys)})

@@ -1,16 +1,16 @@
 """What is recorded of a run, as plain entries that a file can hold until the store takes them."""
 
-import json
-import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 EntryKind = Literal["params", "tags", "metrics", "artifact", "dataset", "end"]
+BATCH_SIZE = 50
+"""Entries of metrics in one request; MLflow takes at most 1000 metrics."""
 KEPT_FILE = "unsent.jsonl"
-"""Name of the file in a run folder that keeps what the store did not take."""
+"""Name of the file in a run folder that keeps what the store has not taken yet."""
 TRAINING_METRICS = ("train/", "evaluate/validation_")
 """Starts of the metrics that a run which goes on makes again for steps that it has."""
 
@@ -41,7 +41,7 @@ class TrackedRun:
 
     @property
     def kept_file(self) -> Path | None:
-        """The file that keeps what the store did not take; None for a run without a folder."""
+        """The file that keeps what the store has not taken yet; None for a run without a folder."""
         folder = self.tags.get("run_folder")
         return Path(folder) / KEPT_FILE if folder else None
 
@@ -66,41 +66,9 @@ def training_steps(entries: Sequence[Entry]) -> dict[str, int]:
     return last
 
 
-def keep(file: Path, run: Mapping[str, Any], entries: Sequence[Entry]) -> None:
-    """Write what waits to the file, its run first; a reader finds the old content or the new one. Nothing: no file."""
-    if not entries:
-        file.unlink(missing_ok=True)
-        return
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text("".join([json.dumps(run) + "\n", *map(_line, entries)]), encoding="utf-8")
-    temporary.replace(file)
-
-
-def keep_one_more(file: Path, entry: Entry) -> None:
-    """Add an entry to the file."""
-    with file.open("a", encoding="utf-8") as stream:
-        stream.write(_line(entry))
-
-
-def read_kept(file: Path) -> tuple[dict[str, Any], list[Entry]]:
-    """The run and the entries that a file keeps; a line that a kill cut short is left out, and no file is no entry."""
-    contents = list(_contents(file))
-    run = contents[0] if contents else {}
-    entries = [Entry(content["kind"], content["content"]) for content in contents[1:] if "kind" in content]
-    return run, entries
-
-
-def _line(entry: Entry) -> str:
-    return json.dumps({"kind": entry.kind, "content": dict(entry.content)}, default=str) + "\n"
-
-
-def _contents(file: Path) -> Iterator[dict[str, Any]]:
-    if not file.is_file():
-        return
-    for line in file.read_text(encoding="utf-8").split("\n")[:-1]:
-        try:
-            content = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(content, dict):
-            yield content
+def first_batch(entries: Sequence[Entry]) -> list[Entry]:
+    """What one request takes of the entries: the next ones of metrics, or one of another kind."""
+    count = 0
+    while count < min(BATCH_SIZE, len(entries)) and entries[count].kind == "metrics":
+        count += 1
+    return list(entries[: max(1, count)])

@@ -1,18 +1,14 @@
-"""Entries on their way to the store: sent by a thread of their own, kept in a file while it is away."""
+"""Entries on their way to the store: sent by a thread of their own, on disk until the store has them."""
 
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from llmtune.tracking.entry import Entry, keep, keep_one_more
+from llmtune.tracking.entry import Entry, first_batch
+from llmtune.tracking.kept_file import KeptFile, read_kept
 
-BATCH_SIZE = 50
-"""Entries of metrics in one request; MLflow takes at most 1000 metrics."""
-_QUEUE_LIMIT = 200_000
 _UPLOAD_BYTES_PER_SECOND = 4 * 2**20
 
 
@@ -24,6 +20,8 @@ class QueueSettings:
     """Metrics are gathered for so long before they are sent."""
     retry_seconds: float = 10.0
     """Wait between two attempts while the store is away."""
+    most_in_memory: int = 10_000
+    """Entries that wait in memory; more of them wait in the file alone."""
 
 
 class EntryQueue:
@@ -33,7 +31,7 @@ class EntryQueue:
         send: sends entries: some of metrics, or one of another kind; none at all reaches for the store. It raises
             where the store is away, and they are tried again.
         on_away: called with the error when an attempt failed.
-        kept_file: keeps what waits while the store is away; None keeps nothing.
+        kept: file that holds what waits; None holds it in memory alone.
         waiting: entries of an earlier process, sent first.
         describe: the run, as it is written to the file.
         settings: how patient the queue is.
@@ -43,7 +41,7 @@ class EntryQueue:
         self,
         send: Callable[[Sequence[Entry]], None],
         on_away: Callable[[Exception], None],
-        kept_file: Path | None = None,
+        kept: KeptFile | None = None,
         waiting: Sequence[Entry] = (),
         *,
         describe: Callable[[], Mapping[str, Any]] = dict,
@@ -51,31 +49,38 @@ class EntryQueue:
     ) -> None:
         self.tried = threading.Event()
         """Set once the store was reached, or wasn't."""
-        self._send, self._on_away, self._describe = send, on_away, describe
-        self._kept_file, self._is_kept = kept_file, bool(waiting)
+        self._send, self._on_away, self._describe, self._kept = send, on_away, describe, kept
         self._settings = settings or QueueSettings()
         self._waiting = list(waiting)
-        self._num_dropped = 0
+        self._num_in_file_alone = 0
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        self._is_away = False
+        self._is_left_behind = False
+        self._deadline_seconds = 0.0
         self._patient_until = 0.0
+        if kept is not None:
+            kept.begin(describe(), self._waiting)
         self._thread = threading.Thread(target=self._run, name="llmtune-record", daemon=True)
         self._thread.start()
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether all that waits stands in the file."""
+        return self._kept is not None and self._kept.is_whole
+
     def put(self, entry: Entry) -> None:
-        """Queue an entry and return at once; past 200,000 that wait, new ones are dropped."""
+        """Write the entry to the file, a line of it, queue it and return; nothing here waits for the store."""
         with self._lock:
-            if len(self._waiting) >= _QUEUE_LIMIT:
-                self._num_dropped += 1
-                return
-            self._waiting.append(entry)
-            if self._is_kept and self._kept_file is not None:
-                with suppress(OSError):
-                    keep_one_more(self._kept_file, entry)
+            if self._kept is not None:
+                self._kept.add(entry)
+            many = self._num_in_file_alone or len(self._waiting) >= self._settings.most_in_memory
+            if many and self.is_kept:
+                self._num_in_file_alone += 1
+            else:
+                self._waiting.append(entry)
 
     def close(self, deadline_seconds: float) -> int:
-        """Send what waits and stop; what is not sent is kept.
+        """Send what waits and stop; what is not sent stays in the file.
 
         Args:
             deadline_seconds: wait for so long without progress; longer while a large file is on its way.
@@ -89,44 +94,56 @@ class EntryQueue:
         while self._thread.is_alive() and time.monotonic() < self._patient_until:
             self._thread.join(0.05)
         with self._lock:
-            if self._waiting or self._is_kept:
-                self._keep()
-            return len(self._waiting) + self._num_dropped
-
-    _deadline_seconds = 0.0
+            self._is_left_behind = True
+            num_unsent = len(self._waiting) + self._num_in_file_alone
+            if self._kept is not None and num_unsent == 0:
+                self._kept.remove()
+            self._mend_file()
+            return num_unsent
 
     def _run(self) -> None:
         while True:
             reached = self._send_waiting()
             self.tried.set()
-            if self._closing.is_set() and (not self._waiting or not reached):
+            if self._closing.is_set() and (self._is_left_behind or not self._waiting or not reached):
                 return
             self._closing.wait(self._settings.linger_seconds if reached else self._settings.retry_seconds)
 
     def _send_waiting(self) -> bool:
-        while True:
+        """Send what waits; the first time, reach for the store even if nothing does. Whether the store was reached."""
+        while self._waiting or not self.tried.is_set():
             with self._lock:
-                batch = self._next_batch()
+                batch = first_batch(self._waiting)
             self._be_patient(batch)
             try:
                 self._send(batch)
             except Exception as error:  # whatever the store raises, the run goes on
                 with self._lock:
-                    self._keep()
+                    self._mend_file()
                 self._on_away(error)
                 return False
-            with self._lock:
-                del self._waiting[: len(batch)]
-                if not self._waiting:
-                    if self._is_kept:
-                        self._keep()
-                    return True
+            self.tried.set()
+            self._forget(batch)
+            if self._is_left_behind:
+                break
+        return True
 
-    def _next_batch(self) -> list[Entry]:
-        count = 0
-        while count < min(BATCH_SIZE, len(self._waiting)) and self._waiting[count].kind == "metrics":
-            count += 1
-        return self._waiting[: max(1, count)]
+    def _forget(self, batch: Sequence[Entry]) -> None:
+        """Take out what was sent; where memory holds no more, go on with what is in the file alone."""
+        with self._lock:
+            if self._is_left_behind:
+                return  # the file may be another's by now; what stays in it is known to the store when it comes again
+            del self._waiting[: len(batch)]
+            if self._kept is not None and batch:
+                self._kept.count_sent(len(batch))
+        if self._kept is None or self._waiting:
+            return
+        read = read_kept(self._kept.path)[1] if self._num_in_file_alone else []
+        with self._lock:
+            self._waiting[:0] = read = read[: self._settings.most_in_memory]
+            self._num_in_file_alone = max(0, self._num_in_file_alone - len(read)) if read else 0
+            if not self._waiting and not self._is_left_behind:
+                self._kept.begin(self._describe())
 
     def _be_patient(self, batch: Sequence[Entry]) -> None:
         """Put off the end of `close`: there was progress, and a large file takes its time."""
@@ -134,8 +151,7 @@ class EntryQueue:
         allowed = self._deadline_seconds + num_bytes / _UPLOAD_BYTES_PER_SECOND
         self._patient_until = time.monotonic() + allowed
 
-    def _keep(self) -> None:
-        self._is_kept = bool(self._waiting)
-        if self._kept_file is not None:
-            with suppress(OSError):
-                keep(self._kept_file, self._describe(), self._waiting)
+    def _mend_file(self) -> None:
+        """Write the file anew where the disk refused a line of it."""
+        if self._waiting and not self._num_in_file_alone and self._kept is not None and not self._kept.is_whole:
+            self._kept.begin(self._describe(), self._waiting)

@@ -10,12 +10,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from llmtune.logs import warn
+from llmtune.logs import say, warn
 from llmtune.runs.layout import RunFolder
-from llmtune.runs.manifest import write_json
 from llmtune.runs.status import RunStatusFile, without_credentials
-from llmtune.tracking.entry import Entry, TrackedRun, metrics_entry, read_kept, training_steps
+from llmtune.tracking.entry import Entry, TrackedRun, metrics_entry, training_steps
 from llmtune.tracking.entry_queue import EntryQueue
+from llmtune.tracking.kept_file import KeptFile, read_kept
 from llmtune.tracking.secrets import mask_secrets
 from llmtune.tracking.sending import RunSender, first_line
 from llmtune.tracking.system_metrics import SystemMetrics
@@ -49,13 +49,14 @@ class MlflowTracker:
     """
 
     def __init__(self, uri: str, run: TrackedRun, working_folder: Path, *, system_metrics: bool = False) -> None:
+        run = replace(run, tags={key: without_credentials(text) for key, text in run.tags.items()})
         self._uri, self._run = uri, run
         self._away = threading.Event()
         self._wants_system_metrics = system_metrics
         self._system_metrics: SystemMetrics | None = None
         self._queue: EntryQueue | None = None
-        kept = run.kept_file
-        described, entries = read_kept(kept) if kept is not None else ({}, [])
+        kept = KeptFile(run.kept_file) if run.kept_file is not None else None
+        described, entries = read_kept(kept.path) if kept is not None else ({}, [])
         if run.run_id is None and described.get("run_id"):
             run = replace(run, run_id=described["run_id"])
         self._sender = RunSender(uri, run, working_folder, was_away=bool(described))
@@ -120,15 +121,19 @@ class MlflowTracker:
         if self._system_metrics is not None:
             self._system_metrics.stop(0.2 if self._away.is_set() else None)
         self._put("end", {"status": status, "timestamp": int(time.time() * 1000)})
-        num_unsent = self._queue.close(_CLOSE_SECONDS)
+        num_unsent, is_kept = self._queue.close(_CLOSE_SECONDS), self._queue.is_kept
         self._queue = None
         self._link()
-        if num_unsent:
-            where = self._run.kept_file or "nowhere, as this run has no folder"
+        store = without_credentials(self._uri)
+        if num_unsent and is_kept:
             warn(
-                f"{num_unsent} entries did not reach {without_credentials(self._uri)}; they are kept in {where}, and "
-                "the next run sends them once the store is back"
+                f"{num_unsent} entries did not reach {store}; they are kept in {self._run.kept_file}, and the next "
+                "llmtune command sends them once the store is back"
             )
+        elif num_unsent:
+            warn(f"{num_unsent} entries did not reach {store}, and no file could keep them")
+        elif self._away.is_set():
+            say(f"the MLflow store {store} is back and has everything")
 
     def _put(self, kind: Any, content: Mapping[str, Any]) -> None:
         if self._queue is not None and content:
@@ -147,13 +152,9 @@ class MlflowTracker:
 
     def _link(self) -> None:
         """Name the MLflow run in the status file, where the store came back after it was written."""
-        if self._run.kept_file is None or self.run_id is None:
-            return
-        path = RunFolder(self._run.kept_file.parent).status_file
-        record = RunStatusFile(path).read()
-        if record is not None and record.mlflow_run_id != self.run_id:
+        if self._run.kept_file is not None and self.run_id is not None:
             with suppress(OSError):
-                write_json(path, asdict(replace(record, mlflow_run_id=self.run_id)))
+                RunStatusFile(RunFolder(self._run.kept_file.parent).status_file).link(self.run_id)
 
     def _say_away(self, error: Exception) -> None:
         if self._away.is_set():

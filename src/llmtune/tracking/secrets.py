@@ -17,4 +17,8 @@ def mask_secrets(params: Mapping[str, object]) -> dict[str, object]:
 def _masked(key: str, value: object) -> object:
     if is_secret_key(key) and value is not None and not isinstance(value, bool):
         return MASK
+    if isinstance(value, Mapping):
+        return {inner: _masked(str(inner), one) for inner, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_masked(key, one) for one in value]
     return without_credentials(value) if isinstance(value, str) else value

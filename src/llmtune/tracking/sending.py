@@ -25,7 +25,12 @@ _PARENT_TAG = "mlflow.parentRunId"
 _PARAMS_PER_CALL = 100
 _METRICS_PER_CALL = 1000
 _LONGEST_DIGEST = 36
-_REFUSED = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST", "INVALID_STATE", "PERMISSION_DENIED"}
+_REFUSED = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST", "INVALID_STATE"}
+_PLAIN_REASONS = {
+    "timed out": "no answer in time",
+    "refused": "connection refused",
+    "error responses": "it answers with an error",
+}
 
 
 class RunSender:
@@ -143,8 +148,10 @@ class RunSender:
 
 
 def first_line(error: Exception) -> str:
-    """The error's first line without credentials, or its type."""
+    """The error's first line without credentials, in plain words where the connection failed; or its type."""
     lines = str(error).strip().splitlines()
+    if "Max retries exceeded" in str(error):
+        return next((plain for part, plain in _PLAIN_REASONS.items() if part in str(error)), "no connection")
     return without_credentials(lines[0])[:200] if lines else type(error).__name__
 
 

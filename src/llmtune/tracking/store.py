@@ -6,6 +6,7 @@ import sqlite3
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -13,7 +14,9 @@ from filelock import FileLock
 
 from llmtune.errors import ConfigError
 from llmtune.runs.status import without_credentials
-from llmtune.tracking.client import MlflowClient
+
+if TYPE_CHECKING:
+    from llmtune.tracking.client import MlflowClient
 
 _SQLITE = "sqlite:///"
 _LOCK_TIMEOUT_SECONDS = 60
@@ -24,7 +27,7 @@ _CONNECT_TIMEOUT_SECONDS = 2.0
 class Store:
     """An MLflow store that was reached, and the experiment in it."""
 
-    client: MlflowClient
+    client: "MlflowClient"
     experiment_id: str
 
 
@@ -71,11 +74,14 @@ def check_store(uri: str) -> None:
 
     Raises:
         ConnectionError: nothing listens there.
+        FileNotFoundError: the SQLite file's folder isn't there.
         sqlite3.Error: the file is no SQLite store, is locked by another program, or can't be written.
     """
     if not store_answers(uri):
         raise ConnectionError(f"nothing listens at {without_credentials(uri)}")
     file = _sqlite_file(uri)
+    if uri.startswith(_SQLITE) and not file.parent.is_dir():
+        raise FileNotFoundError(f"{file.parent} isn't there")
     if not uri.startswith(_SQLITE) or not file.exists():
         return
     with closing(sqlite3.connect(file, timeout=_CONNECT_TIMEOUT_SECONDS, isolation_level=None)) as connection:
@@ -96,6 +102,8 @@ def open_store(uri: str, experiment: str, working_folder: Path) -> Store:
         ConnectionError: nothing listens there.
         MlflowException: the store can't be used.
     """
+    from llmtune.tracking.client import MlflowClient  # takes a second to import
+
     with _creation_lock(uri):
         check_store(uri)
         client = MlflowClient(uri)
@@ -111,7 +119,7 @@ def open_store(uri: str, experiment: str, working_folder: Path) -> Store:
     return Store(client, found.experiment_id)
 
 
-def open_existing_store(uri: str) -> MlflowClient | None:
+def open_existing_store(uri: str) -> "MlflowClient | None":
     """A client of a store that is there; None where the SQLite file is missing or no server listens.
 
     Args:
@@ -119,7 +127,11 @@ def open_existing_store(uri: str) -> MlflowClient | None:
     """
     if uri.startswith(_SQLITE) and not _sqlite_file(uri).exists():
         return None
-    return MlflowClient(uri) if store_answers(uri) else None
+    if not store_answers(uri):
+        return None
+    from llmtune.tracking.client import MlflowClient  # takes a second to import
+
+    return MlflowClient(uri)
 
 
 def _creation_lock(uri: str) -> AbstractContextManager[object]:

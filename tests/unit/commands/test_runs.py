@@ -106,12 +106,14 @@ def test_a_run_whose_process_is_gone_is_shown_as_killed(make, capsys):
     folder = make("gone", status="RUNNING")
     _kill(folder)
     make("lives", status="RUNNING", minutes=1)
-    before = folder.status_file.read_text()
+    written = max(file.stat().st_mtime for file in folder.path.iterdir())
     assert runs.run(["--json"]) == 0
     lives, gone = json.loads(capsys.readouterr().out)
     assert (lives["status"], lives["error"]) == ("RUNNING", None)
     assert (gone["status"], gone["error"]) == ("KILLED", "the process is gone")
-    assert folder.status_file.read_text() == before
+    record = RunStatusFile(folder.status_file).read()
+    assert (record.status, record.error) == ("KILLED", "the process is gone")
+    assert datetime.fromisoformat(record.ended_at).timestamp() == pytest.approx(written, abs=1e-3)
 
 
 @pytest.mark.parametrize("below", ["runs", "runs/20260304-050000-sweep-ab12"])

@@ -27,3 +27,11 @@ def test_keys_of_other_things(key):
 def test_credentials_in_a_uri_and_unset_secrets():
     params = {"tracking.uri": "https://u:p@host/x", "hub.token": None, "seed": 1}
     assert mask_secrets(params) == {"tracking.uri": "https://host/x", "hub.token": None, "seed": 1}
+
+
+def test_secrets_inside_lists_and_mappings_are_masked_too():
+    params = {"data.sources": [{"id": "https://me:pw@host/x", "token": "t"}, "http://a:b@host"], "data.ids": [1, None]}
+    assert mask_secrets(params) == {
+        "data.sources": [{"id": "https://host/x", "token": MASK}, "http://host"],
+        "data.ids": [1, None],
+    }
