@@ -4,13 +4,14 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
+from llmtune import process_group
 from llmtune.arguments import PLAIN_COMMANDS, asks_for_help, first_bare_word, parse
 from llmtune.errors import Interrupted, LlmtuneError, explained, report
 
 
 def main() -> None:
     """Run the command that `sys.argv` holds and exit with its status."""
-    sys.exit(run(sys.argv[1:]))
+    process_group.end(run(sys.argv[1:]))
 
 
 def run(typed: Sequence[str]) -> int:

@@ -1,13 +1,19 @@
 """The errors that a user can cause; everything else that escapes is a bug of ours and shows its traceback."""
 
 import errno
+import json
+import os
 import sys
+import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from llmtune import distributed
+from llmtune.credentials import without_credentials
 
 _CURES = {
     errno.ENOSPC: "no space left: make room, or choose another folder",
+    errno.EFBIG: "file too large for this file system, or for the limit that ulimit -f shows: choose another folder",
     errno.EDQUOT: "disk quota used up: make room, or choose another folder",
     errno.EACCES: "permission denied: change who may use it, or choose another folder",
     errno.EPERM: "operation not permitted: change who may use it, or choose another folder",
@@ -15,6 +21,8 @@ _CURES = {
     errno.EMFILE: "too many open files: raise the limit with ulimit -n",
     errno.EIO: "the disk could not be read or written: check it",
 }
+_MESSAGE_FILE_VARIABLE = "TORCHELASTIC_ERROR_FILE"
+_FIRST_TELLS_SECONDS = 10.0
 
 
 class LlmtuneError(Exception):
@@ -65,6 +73,19 @@ class ExportCheckFailed(LlmtuneError):
     """An export was written, reloaded and found to differ from the trained model beyond its bound."""
 
 
+class PeerFailed(LlmtuneError):
+    """Another process of the run failed, is gone or hangs, so this one can't go on either.
+
+    Args:
+        message: the other's own message, or what became of it.
+        exit_status: the other's.
+    """
+
+    def __init__(self, message: str, exit_status: int = 1) -> None:
+        super().__init__(message)
+        self.exit_status = exit_status
+
+
 class Interrupted(LlmtuneError):
     """The person stopped the command."""
 
@@ -87,11 +108,26 @@ def message_of(error: LlmtuneError) -> str:
 
 
 def report(error: LlmtuneError) -> int:
-    """Show the error on standard error, from the run's first process only, and return the exit status.
+    """Show the error on standard error, of a run's processes in one alone, and return the exit status.
+
+    The first process finds the same mistake, or hears of this one's, and ends, on which its launcher ends the others.
 
     Args:
         error: what ends the command.
     """
-    if distributed.is_first():
-        print(f"llmtune: {message_of(error)}", file=sys.stderr, flush=True)
+    if not distributed.is_first():
+        if isinstance(error, Interrupted):
+            return error.exit_status
+        time.sleep(_FIRST_TELLS_SECONDS)
+    print(f"llmtune: {without_credentials(message_of(error))}", file=sys.stderr, flush=True)
     return error.exit_status
+
+
+def leave_message(error: LlmtuneError) -> bool:
+    """Leave the error where the launcher of several processes looks for it; whether there is such a place."""
+    path = os.environ.get(_MESSAGE_FILE_VARIABLE)
+    if path is None:
+        return False
+    left = {"message": message_of(error), "exit_status": error.exit_status, "follows": isinstance(error, PeerFailed)}
+    Path(path).write_text(json.dumps(left), encoding="utf-8")
+    return True

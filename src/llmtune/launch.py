@@ -48,7 +48,8 @@ def shared_folder(make: Callable[[], RunFolder], hardware: HardwareConfig | None
     """
     if distributed.num_processes() == 1:
         return make()
-    process_group.join(on_cpu=computes_on_cpu(hardware or HardwareConfig()))
+    hardware = hardware or HardwareConfig()
+    process_group.join(on_cpu=computes_on_cpu(hardware), peer_timeout_seconds=hardware.peer_timeout_seconds)
     if not distributed.is_first():
         path = process_group.from_first(None)
         if path is None:

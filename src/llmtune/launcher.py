@@ -34,9 +34,9 @@ def main() -> int:
         return 128 + stop.sigval
     except ChildFailedError as error:
         end = worker_end(first_failure(error.failures))
-        if end.message:
+        if end.message is not None:
             print(f"llmtune: {end.message}", file=sys.stderr)
-        _record(folder, "FAILED", end.message or _without_a_word(end.exit_status))
+        _record(folder, "FAILED", end.message or f"a process of the run ended with exit status {end.exit_status}")
         return end.exit_status
     return 0
 
@@ -48,33 +48,37 @@ class WorkerEnd:
     exit_status: int
     """As a shell gives it: 128 and more is a signal."""
     message: str | None
-    """What it left to be shown; None where it ended without a word, or with a traceback."""
+    """What it left to be shown, or that it was killed; None where it ended with a traceback, or without a word."""
+    follows: bool = False
+    """Whether it ended because another did."""
 
 
 def worker_end(failure: ProcessFailure) -> WorkerEnd:
     """What a failure amounts to; a worker that left a message counts by that, even if it was told to stop meanwhile."""
     left = failure.error_file_data
     if isinstance(left, dict) and "exit_status" in left:
-        return WorkerEnd(left["exit_status"], left["message"])
+        return WorkerEnd(left["exit_status"], left["message"], left["follows"])
+    if failure.exitcode == -signal.SIGKILL:
+        killed = f"process {failure.local_rank} (number {failure.pid}) was killed"
+        cure = "as where memory runs out: lower train.micro_batch_size"
+        return WorkerEnd(128 + signal.SIGKILL, f"{killed}, {cure}", follows=True)
     return WorkerEnd(failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode, None)
 
 
-def _without_a_word(exit_status: int) -> str:
-    if exit_status == 128 + signal.SIGKILL:
-        return "a process of the run was killed, as where memory runs out: lower train.micro_batch_size"
-    return f"a process of the run ended with exit status {exit_status}"
-
-
 def first_failure(failures: Mapping[int, ProcessFailure]) -> ProcessFailure:
-    """The failure that the others follow from: one with a message, else the earliest that wasn't told to stop.
+    """The failure that the others follow from: one with a message of its own, else one that tells of another's.
+
+    Of those without a message it is the earliest that wasn't told to stop. A process that hangs is killed in the end,
+    for which what the others say of it counts.
 
     Args:
         failures: rank to failure.
     """
 
-    def order(failure: ProcessFailure) -> tuple[bool, bool, int, int]:
-        end = worker_end(failure)
-        return end.message is None, end.exit_status == TERMINATED, failure.timestamp, failure.local_rank
+    def order(failure: ProcessFailure) -> tuple[bool, bool, bool, bool, int, int]:
+        end, left = worker_end(failure), isinstance(failure.error_file_data, dict)
+        told = end.exit_status == TERMINATED
+        return end.message is None, end.follows, not left, told, failure.timestamp, failure.local_rank
 
     return min(failures.values(), key=order)
 

@@ -51,11 +51,18 @@ def start_logging(log_file: Path | None, *, quiet: bool = False) -> None:
         logger.removeHandler(handler)
         handler.close()
     if log_file is not None:
-        handler = logging.FileHandler(log_file, encoding="utf-8")
+        handler = _LogFile(log_file, encoding="utf-8")
         handler.setFormatter(_WithoutSecrets("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(handler)
     else:
         logger.addHandler(logging.NullHandler())
+
+
+class _LogFile(logging.FileHandler):
+    """A run's log, which ends no run: where it can't be written to, as on a full disk, lines are left out."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Drop the line; what the run can't do without fails by itself, and that is shown."""
 
 
 class _WithoutSecrets(logging.Formatter):
@@ -69,7 +76,7 @@ class _WithoutSecrets(logging.Formatter):
 def say(message: str) -> None:
     """Show one line of information."""
     logger.info(message)
-    _console.print(message)
+    _console.print(without_credentials(message))
 
 
 def show(text: RenderableType) -> None:
@@ -80,13 +87,13 @@ def show(text: RenderableType) -> None:
 def warn(message: str) -> None:
     """Show a warning with its cure."""
     logger.warning(message)
-    _console.print(f"warning: {message}", style="yellow")
+    _console.print(f"warning: {without_credentials(message)}", style="yellow")
 
 
 def fail(message: str) -> None:
     """Show an error on standard error."""
     logger.error(message)
-    print(f"llmtune: {message}", file=sys.stderr, flush=True)
+    print(f"llmtune: {without_credentials(message)}", file=sys.stderr, flush=True)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from llmtune import distributed, process_group
+from llmtune.config.paths import cache_folder
 from llmtune.config.run import RunConfig
 from llmtune.errors import LlmtuneError
 from llmtune.logs import logger, say, silence_libraries, start_logging
@@ -13,7 +14,7 @@ from llmtune.runs.environment import describe_environment, usable_cores
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.manifest import Manifest
 from llmtune.runs.status import RunStatusFile, check_not_running
-from llmtune.signals import TERMINATED, terminable
+from llmtune.signals import TERMINATED, finishing, terminable
 
 if TYPE_CHECKING:
     from llmtune.stages.context import RunContext
@@ -40,6 +41,7 @@ def run_stages(folder: RunFolder, config: RunConfig, stages: Sequence[str]) -> i
         RunError: another process is at work on the run; nothing is recorded.
     """
     silence_libraries()
+    os.environ.setdefault("MPLCONFIGDIR", str(cache_folder(config.cache_dir) / "matplotlib"))  # its list of fonts
     if distributed.is_first():
         check_not_running(folder)
     start_logging(folder.log_file if distributed.is_first() else None, quiet=not distributed.is_first())
@@ -49,8 +51,8 @@ def run_stages(folder: RunFolder, config: RunConfig, stages: Sequence[str]) -> i
     from llmtune.stages.results import show_results
 
     manifest = Manifest(folder.manifest_file)
-    with _recorded(folder, config, manifest) as context:
-        _set_up_torch(config)
+    with _recorded(folder, config, manifest, stages) as context:
+        _set_up_torch(config, manifest)
         left = stages_to_run(stages, manifest, trained_elsewhere=config.is_trained_elsewhere)
         if "export" in left and distributed.is_first():
             check_access(config.export)  # before training, not after it
@@ -87,19 +89,33 @@ def stages_to_run(asked: Sequence[str], manifest: Manifest, *, trained_elsewhere
     return wanted
 
 
-def _set_up_torch(config: RunConfig) -> None:
+def _set_up_torch(config: RunConfig, manifest: Manifest) -> None:
     """Join the run's process group where it has several processes, and share the cores among them."""
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when CUDA starts
     import torch
 
-    process_group.join(on_cpu=config.hardware.kind == "cpu" or not torch.cuda.is_available())
-    torch.set_num_threads(config.hardware.num_threads or max(1, usable_cores() // distributed.num_processes()))
+    on_cpu = config.hardware.kind == "cpu" or not torch.cuda.is_available()
+    process_group.join(on_cpu=on_cpu, peer_timeout_seconds=config.hardware.peer_timeout_seconds)
+    torch.set_num_threads(_num_threads(config, manifest))
     torch.use_deterministic_algorithms(config.train.deterministic)
 
 
+def _num_threads(config: RunConfig, manifest: Manifest) -> int:
+    """CPU threads: as the run began, since sums depend on them; else as typed, or this process's share of the cores."""
+    begun, processes = manifest.section("choices"), distributed.num_processes()
+    if begun.get("num_processes") != processes:
+        return config.hardware.num_threads or max(1, usable_cores() // processes)
+    threads, cores = begun["num_threads"], usable_cores()
+    if threads * processes > cores and distributed.is_first():
+        say(f"num_threads: the run began with {threads}, and there are {cores} cores: the same numbers, but slower")
+    return threads
+
+
 @contextmanager
-def _recorded(folder: RunFolder, config: RunConfig, manifest: Manifest) -> Iterator["RunContext"]:
+def _recorded(
+    folder: RunFolder, config: RunConfig, manifest: Manifest, stages: Sequence[str]
+) -> Iterator["RunContext"]:
     """Open the run's record, and close it as finished, failed or killed, whichever is true."""
     from llmtune.stages.context import RunContext
     from llmtune.stages.record import open_tracker
@@ -117,16 +133,31 @@ def _recorded(folder: RunFolder, config: RunConfig, manifest: Manifest) -> Itera
     with terminable():
         try:
             yield RunContext(config=config, folder=folder, manifest=manifest, tracker=tracker)
-        except KeyboardInterrupt:
-            close("KILLED", "interrupted")
-            raise
         except BaseException as error:
-            if isinstance(error, SystemExit) and error.code == TERMINATED:
-                close("KILLED", "terminated")
-            else:
-                close("FAILED", _reason(error))
+            cause = process_group.tell_end(error, by_signal=_killed_by(error) is not None)
+            killed_by = _killed_by(cause)
+            with finishing():  # the end is recorded; only a second signal leaves it half done
+                close("KILLED" if killed_by else "FAILED", killed_by or _reason(cause))
+            if killed_by:
+                _say_how_to_go_on(folder, [stage for stage in stages if not manifest.stage(stage)])
             raise
         close("FINISHED")
+
+
+def _killed_by(error: BaseException) -> str | None:
+    """What a signal did, where one ended the run."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return "terminated" if isinstance(error, SystemExit) and error.code == TERMINATED else None
+
+
+def _say_how_to_go_on(folder: RunFolder, left: Sequence[str]) -> None:
+    """Say where a run that a signal ended stands, and what to type to have its other stages."""
+    from llmtune.training.checkpoint import checkpoint_step, list_checkpoints
+
+    checkpoints = list_checkpoints(folder.checkpoints)
+    saved = f", saved at step {checkpoint_step(checkpoints[-1])}" if checkpoints and "train" in left else ""
+    say(f"stopped{saved}; to go on: python -m llmtune {' '.join(left)} run={folder.path}")
 
 
 def _reason(error: BaseException) -> str:

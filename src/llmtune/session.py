@@ -9,7 +9,7 @@ from llmtune.arguments import STAGES, Arguments
 from llmtune.config.compose import Composition, compose
 from llmtune.config.run import RunConfig
 from llmtune.config.saved import config_text, load_config
-from llmtune.continuation import check_changes, folder_to_go_on_in
+from llmtune.continuation import NEEDS_TRAINING, check_changes, folder_to_go_on_in
 from llmtune.errors import ConfigError
 from llmtune.runs.layout import RunFolder
 from llmtune.starting_point import StartingPoint, starting_point
@@ -38,6 +38,8 @@ def perform(arguments: Arguments) -> Outcome:
         return Outcome(0)
     if isinstance(composed, list):
         return Outcome(1 if any(composed) else 0)
+    if composed.resume_allow and start.run is None:
+        raise ConfigError(NEEDS_TRAINING)
     if show_only:
         print(config_text(composed), end="")
         return Outcome(0)
@@ -82,6 +84,8 @@ class _Jobs:
         arguments = self._arguments
         if arguments.command or arguments.run:
             raise ConfigError("-m: a sweep runs stages on new runs; leave out the command or run=.")
+        if any(config.resume_allow for config in configs):
+            raise ConfigError(NEEDS_TRAINING)
         if self._show_only:
             print(f"llmtune: the first of {len(configs)} jobs", file=sys.stderr)
             print(config_text(configs[0]), end="")

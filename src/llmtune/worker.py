@@ -3,18 +3,15 @@
 A sweep starts one for each job, and a launcher one for each process of a run.
 """
 
-import os
 import sys
 from pathlib import Path
 
+from llmtune import process_group
 from llmtune.config.saved import load_config
-from llmtune.errors import LlmtuneError, explained, message_of, report
+from llmtune.errors import LlmtuneError, explained, leave_message, report
 from llmtune.launch import launch
 from llmtune.runs.layout import RunFolder
-from llmtune.runs.manifest import write_json
 from llmtune.signals import INTERRUPTED
-
-_MESSAGE_FILE_VARIABLE = "TORCHELASTIC_ERROR_FILE"
 
 
 def main() -> int:
@@ -35,12 +32,8 @@ def main() -> int:
 
 def _end_with(error: LlmtuneError) -> int:
     """Show the error, or leave it to the launcher, which shows one of what its workers left; the exit status."""
-    path = os.environ.get(_MESSAGE_FILE_VARIABLE)
-    if path is None:
-        return report(error)
-    write_json(Path(path), {"message": message_of(error), "exit_status": error.exit_status})
-    return error.exit_status
+    return error.exit_status if leave_message(error) else report(error)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process_group.end(main())

@@ -48,6 +48,89 @@ def test_two_processes_train_as_one_and_leave_one_record(workplace, capfd) -> No
     assert "Traceback" not in shown.err
 
 
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--nproc-per-node", "2"],
+    "accelerate": [
+        *("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
+        *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
+    ],
+}
+
+
+def _launch(workplace, launcher: str, *more: str) -> subprocess.CompletedProcess[str]:
+    """A command under a launcher of the person's choice; both start one process where none is told to use the CPU."""
+    command = [sys.executable, "-m", *LAUNCHERS[launcher], "-m", "llmtune", *_words(workplace, *more)]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_launcher_of_the_persons_choice_starts_one_run(workplace, launcher) -> None:
+    ended = _launch(workplace, launcher, *EXACT)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    (folder,) = (workplace.folder / "runs").iterdir()
+    assert [bool(workplace.manifest.stage(stage)) for stage in STAGES] == [True] * 4
+    assert workplace.manifest.section("choices")["num_processes"] == 2
+    client = MlflowClient(f"sqlite:///{workplace.folder / 'mlflow.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name("llmtune").experiment_id])
+    assert run.info.status == RunStatusFile(folder / "status.json").read().status == "FINISHED"
+    assert ended.stdout.count("run folder: ") == 1
+
+
+def test_a_mistake_under_a_launcher_is_told_once(workplace) -> None:
+    broken = workplace.folder / "broken.jsonl"
+    broken.write_text("not json\n")
+    for mistake, told in (("method.rnk=3", "there is no such key"), (f"data.path={broken}", "not valid JSON")):
+        ended = _launch(workplace, "torchrun", mistake, "tracking.backend=none")
+        assert ended.returncode == 1, "torchrun's own, whatever its processes end with"
+        assert ended.stderr.count(f"llmtune: {told}") + ended.stderr.count(f" {told}") == 1
+        assert "exitcode  : 2" in ended.stderr
+    assert RunStatusFile(workplace.newest.status_file).read().status == "FAILED"
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_a_killed_run_goes_on_in_another_number_of_processes(workplace, capfd, before, after) -> None:
+    words = ["train.num_epochs=25", "train.checkpoint_every_steps=2", "tracking.backend=none", "train"]
+    words = [*EXACT, *words, "data.num_examples=32"]
+    hardware = {1: ["hardware=cpu"], 2: TWO}
+    micro = "train.gradient_accumulation_steps=" + ("2" if before == 2 else "4")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "llmtune", *_words(workplace, *words, *hardware[before], micro)],
+        stdout=subprocess.DEVNULL,
+    )
+    _wait_for(workplace.folder / "runs", "*/checkpoints/checkpoint-4")
+    children = psutil.Process(process.pid).children(recursive=True)
+    for one in (*children, process):
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+    process.wait(30)
+    folder = workplace.newest
+    assert workplace.type("train", f"run={folder.path}", *hardware[after]) == 0
+    choices = workplace.manifest.section("choices")
+    assert choices["num_processes"] == after
+    assert [entry["num_processes"] for entry in choices["divisions"]] == [before, after]
+    assert "a step keeps its 16 examples" in folder.log_file.read_text()
+    of_one = ["train.gradient_accumulation_steps=4", "runs_dir=alone"]
+    assert workplace.type(*_words(workplace, *words, *of_one)) == 0
+    (alone,) = (workplace.folder / "alone").iterdir()
+    expected, found = (MetricsLog(path / "metrics.jsonl").losses("train/loss") for path in (alone, folder.path))
+    assert len(found) == 50
+    assert found == [(step, pytest.approx(loss, rel=1e-5)) for step, loss in expected]
+
+
+def test_steps_that_cannot_be_divided_are_refused_by_key(workplace, capfd) -> None:
+    words = ["train.gradient_accumulation_steps=2", "tracking.backend=none", "train", "train.num_epochs=3000"]
+    process = subprocess.Popen([sys.executable, "-m", "llmtune", *_words(workplace, *words)], stdout=subprocess.DEVNULL)
+    _wait_for_a_step(workplace.folder / "runs")
+    process.kill()
+    process.wait(30)
+    three = ["hardware=ddp", "hardware.num_processes=3"]
+    assert workplace.type("train", f"run={workplace.newest.path}", *three) == 2
+    shown = capfd.readouterr().err
+    assert "hardware.num_processes=3: the run began with 1; its 8 examples a step" in shown
+    assert "only by 1, 2, 4, 8" in shown
+
+
 def test_a_mistake_that_workers_find_is_one_message(workplace, capfd) -> None:
     broken = workplace.folder / "broken.jsonl"
     broken.write_text("not json\n")
@@ -74,11 +157,26 @@ def test_what_ends_the_command_ends_its_workers(workplace, number, error) -> Non
 
 def test_a_peer_that_dies_fails_the_run(workplace) -> None:
     process = _start_long(workplace)
-    first = RunStatusFile(workplace.newest.status_file).read().pid
-    (peer,) = [one for one in psutil.Process(first).parent().children() if _rank(one) == "1"]
-    peer.kill()
+    _workers(workplace)["1"].kill()
     assert process.wait(60) == 128 + signal.SIGKILL
-    assert RunStatusFile(workplace.newest.status_file).read().status == "FAILED"
+    record = RunStatusFile(workplace.newest.status_file).read()
+    assert record.status == "FAILED"
+    assert record.error.startswith("process 1 (number ")
+    assert "was killed" in record.error
+
+
+def test_a_peer_that_is_stopped_ends_all(workplace, capfd) -> None:
+    process = _start_long(workplace, "hardware.peer_timeout_seconds=3")
+    workers = _workers(workplace)
+    workers["1"].suspend()
+    assert process.wait(90) == 1
+    assert not [one for one in workers.values() if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    record = RunStatusFile(workplace.newest.status_file).read()
+    assert record.status == "FAILED"
+    assert "hasn't been heard of for" in record.error
+    shown = capfd.readouterr().err
+    assert shown.count("hasn't been heard of for") == 1
+    assert "Traceback" not in shown
 
 
 def test_processes_started_by_accelerate_share_one_folder(tmp_path) -> None:
@@ -127,20 +225,27 @@ def test_a_deterministic_run_sets_what_cublas_reads_before_it_starts(workplace, 
     assert seen == [None, ":4096:8"]
 
 
-def _start_long(workplace) -> subprocess.Popen[bytes]:
+def _start_long(workplace, *more: str) -> subprocess.Popen[bytes]:
     """A run of two processes that has trained a step and has many before it."""
-    words = _words(workplace, *TWO, "tracking.backend=none", "train.num_epochs=3000", "train")
+    words = _words(workplace, *TWO, "tracking.backend=none", "train.num_epochs=3000", "train", *more)
     process = subprocess.Popen([sys.executable, "-m", "llmtune", *words], stdout=subprocess.DEVNULL)
     _wait_for_a_step(workplace.folder / "runs")
     return process
 
 
 def _wait_for_a_step(runs: Path) -> None:
+    _wait_for(runs, "*/metrics.jsonl")
+
+
+def _wait_for(runs: Path, pattern: str) -> None:
+    """Wait until the runs have such a file, with something in it, or such a folder."""
     deadline = time.monotonic() + 120
-    while not any(path.stat().st_size for path in runs.glob("*/metrics.jsonl")):
-        assert time.monotonic() < deadline, "no step was trained"
+    while not any(path.stat().st_size for path in runs.glob(pattern)):
+        assert time.monotonic() < deadline, f"there is no {pattern}"
         time.sleep(0.05)
 
 
-def _rank(process: psutil.Process) -> str | None:
-    return process.environ().get("RANK")
+def _workers(workplace) -> dict[str, psutil.Process]:
+    """The run's processes by rank."""
+    first = psutil.Process(RunStatusFile(workplace.newest.status_file).read().pid)
+    return {one.environ()["RANK"]: one for one in first.parent().children()}

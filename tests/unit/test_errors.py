@@ -37,6 +37,15 @@ def test_an_error_without_a_cure_stays_a_bug() -> None:
 def test_an_error_is_reported_by_the_first_process_alone(capsys, monkeypatch, error, status, shown) -> None:
     assert report(error) == status
     assert capsys.readouterr().err == shown
+    waited = []
+
+    def end_by_launcher(seconds: float) -> None:
+        waited.append(seconds)
+        raise SystemExit(143)
+
     monkeypatch.setenv("RANK", "1")
-    assert report(error) == status
+    monkeypatch.setattr("llmtune.errors.time.sleep", end_by_launcher)
+    with pytest.raises(SystemExit):
+        report(error)
+    assert waited == [10.0]
     assert capsys.readouterr().err == ""

@@ -61,13 +61,22 @@ def _failure(tmp_path, rank, exitcode, left=None) -> ProcessFailure:
 
 def test_a_message_counts_before_what_follows_from_it(tmp_path) -> None:
     followed = _failure(tmp_path, 0, 1)
-    mistaken = _failure(tmp_path, 1, -15, {"message": "data.path: no", "exit_status": 2})
+    mistaken = _failure(tmp_path, 1, -15, {"message": "data.path: no", "exit_status": 2, "follows": False})
     assert worker_end(first_failure({0: followed, 1: mistaken})) == WorkerEnd(2, "data.path: no")
 
 
 def test_a_worker_that_was_told_to_stop_is_not_the_cause(tmp_path) -> None:
     told, killed = _failure(tmp_path, 0, 143), _failure(tmp_path, 1, -9)
-    assert worker_end(first_failure({0: told, 1: killed})) == WorkerEnd(137, None)
+    end = worker_end(first_failure({0: told, 1: killed}))
+    assert (end.exit_status, end.follows) == (137, True)
+    assert end.message is not None
+    assert end.message.startswith("process 1 (number 2) was killed")
+
+
+def test_what_another_says_of_a_process_that_hung_counts_before_its_end(tmp_path) -> None:
+    hung = _failure(tmp_path, 0, -9)
+    other = _failure(tmp_path, 1, 1, {"message": "process 0 hangs", "exit_status": 1, "follows": True})
+    assert worker_end(first_failure({0: hung, 1: other})) == WorkerEnd(1, "process 0 hangs", follows=True)
 
 
 def test_one_process_makes_its_folder_itself(tmp_path) -> None:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
-from llmtune.config.base import STRICT, PositiveInt
+from llmtune.config.base import STRICT, PositiveFloat, PositiveInt
 
 
 @dataclass(config=STRICT, frozen=True, kw_only=True)
@@ -17,3 +17,5 @@ class HardwareConfig:
     """Processes for `ddp`; null is one a GPU."""
     num_threads: PositiveInt | None = None
     """CPU threads a process; null shares the machine's cores between the processes."""
+    peer_timeout_seconds: PositiveFloat = 1800.0
+    """Seconds that one of several processes may be silent, or keep the others waiting within a step, before all end."""

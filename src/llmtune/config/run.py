@@ -48,6 +48,9 @@ class RunConfig:
     """Folder that gets a folder a run."""
     cache_dir: Text | None = None
     """Folder for prepared data and converted weights; null is LLMTUNE_CACHE, else ~/.cache/llmtune."""
+    resume_allow: tuple[str, ...] = ()
+    """Keys that may differ from the run's, though they change what is trained, where `train run=RUN` goes on; recorded
+    in its manifest. For one command: the run's own config keeps none."""
     source_run: Text | None = None
     """Run folder whose trained weights this run evaluates or exports; set by `run=`, null for a run that trains."""
     source_weights: Text | None = None

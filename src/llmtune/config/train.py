@@ -44,16 +44,18 @@ class TrainConfig:
     """Type of the matrix products: bf16 where the device has it, else fp16 on GPUs, else fp32."""
     activation_checkpointing: bool = False
     """Whether activations are computed again in the backward pass: less memory, about a third slower."""
-    log_every_steps: PositiveInt = 1
-    """Steps between two log entries."""
+    log_every_steps: PositiveInt = 10
+    """Steps between two entries in MLflow, and on a GPU between two looks at the figures of steps; the last step always
+    has one. The run folder has every step's figures, whatever this is."""
     validate_every_steps: PositiveInt | None = None
     """Steps between two validations; null is five in a run. The last step always validates."""
     early_stopping_patience: PositiveInt | None = None
     """Validations without improvement after which training stops; null never stops early."""
     checkpoint_every_steps: PositiveInt | None = None
     """Steps between two checkpoints; null saves at each validation."""
-    keep_checkpoints: PositiveInt = 1
-    """Newest checkpoints to keep, beside the best and the final one."""
+    keep_checkpoints: PositiveInt = 2
+    """Newest checkpoints to keep, beside the best and the final one. With 1, a run whose newest is damaged has at most
+    the best to fall back to."""
     select_checkpoint: Literal["best", "final"] = "best"
     """Which checkpoint is evaluated and exported: lowest validation loss, or the last."""
     deterministic: bool = False

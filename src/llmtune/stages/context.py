@@ -1,7 +1,7 @@
 """What the stages of one run share: its config taken apart, and what is loaded once."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -48,9 +48,24 @@ class RunContext:
 
     @cached_property
     def precision(self) -> Precision:
-        """How matrix products are taken: as the run began, or as the config says."""
+        """How matrix products are taken: as the run began, or as the config says.
+
+        Raises:
+            RunError: the run began with a type that this device can't compute natively.
+        """
         begun = self.manifest.section("choices").get("precision")
-        return choose_precision(begun or self.config.train.precision, self.device)
+        if begun is None:
+            return choose_precision(self.config.train.precision, self.device)
+        try:
+            return replace(choose_precision(begun, self.device), reason="as the run began")
+        except ConfigError as error:
+            here = choose_precision("auto", self.device)
+            other = f"train.precision={here.name} measures the trained weights in a run of its own"
+            cure = other if self.manifest.stage("train") else "start a new run"
+            raise RunError(
+                f"precision: the run began with {begun}, and here it would be {here.name} ({here.reason}); go on on a "
+                f"device that computes {begun}, or {cure}"
+            ) from error
 
     @cached_property
     def cache_dir(self) -> Path:

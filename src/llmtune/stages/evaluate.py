@@ -13,11 +13,12 @@ from llmtune.evaluation.samples import SamplePrompt, sample_prompts
 from llmtune.logs import say, show
 from llmtune.models.attention import attention_of
 from llmtune.models.load import load_frozen
-from llmtune.models.packing import choose_attention
 from llmtune.runs.manifest import write_json
 from llmtune.stages.context import RESULT_STEP, RunContext
+from llmtune.stages.training_choices import attention_for_evaluation
 from llmtune.stages.training_record import log_plots
 from llmtune.tracking.plots import TestLosses
+from llmtune.training.collectives import wait_for_all
 
 _TRACKED = ("loss", "perplexity", "bits_per_byte", "tokens_per_second", "base_loss", "base_perplexity")
 """What is a metric; the manifest has all figures."""
@@ -54,7 +55,7 @@ def _measure(
     context: RunContext, model: nn.Module, name: str, prompts: list[SamplePrompt]
 ) -> tuple[LossReport, list[str]]:
     """A model's loss on the test split, kept example by example, and its answers to the prompts."""
-    attention = choose_attention(model, context.packing_needs, context.precision)
+    attention = attention_for_evaluation(context, model)
     settings = LossSettings(
         batch_tokens=context.config.evaluate.batch_tokens,
         packed=attention.packed,
@@ -70,6 +71,7 @@ def _measure(
     if distributed.is_first():
         write_predictions(report, table, context.folder.predictions_file(name))
         answers = _answers(context, model, prompts)
+    wait_for_all()
     return report, answers
 
 

@@ -1,10 +1,9 @@
 """What to lower where memory runs out: only what is left, the cheapest first, each as it is typed."""
 
-import errno
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -15,16 +14,9 @@ from llmtune import distributed
 from llmtune.config.run import RunConfig
 from llmtune.errors import LlmtuneError
 from llmtune.stages.context import RunContext
+from llmtune.training.fitting import ExampleTooLarge
+from llmtune.training.out_of_memory import out_of_memory
 
-_GPU_SIGNS = (
-    "CUDA out of memory",
-    "CUDA error: out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUSOLVER_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "Error out of memory at line",  # bitsandbytes
-)
-_MACHINE_SIGNS = ("DefaultCPUAllocator: ", "Cannot allocate memory", "std::bad_alloc")
 _MUCH = 0.1
 """Share of a GPU's memory in other programs' hands that is worth a word."""
 _SHORTEST = 64
@@ -56,6 +48,10 @@ class MemoryFacts:
     """What other programs hold of the GPU's memory, where it is much."""
     validating: bool = False
     """Whether training was validating."""
+    one_example: bool = False
+    """Whether a single example a pass was too much."""
+    recomputing: bool = False
+    """Whether training computes activations again in the backward pass, as typed or by itself."""
 
     @property
     def longest(self) -> int | None:
@@ -105,7 +101,7 @@ def cheap_cures(stage: str, config: RunConfig, facts: MemoryFacts) -> list[Cure]
 
 def _same_steps(config: RunConfig, facts: MemoryFacts) -> Iterator[Cure]:
     size, accumulation = config.train.micro_batch_size, config.train.gradient_accumulation_steps
-    if size > 1:
+    if size > 1 and not facts.one_example:
         parts = next(parts for parts in range(2, size + 1) if size % parts == 0)
         typed = (
             f"train.micro_batch_size={size // parts} train.gradient_accumulation_steps={accumulation * parts}",
@@ -115,13 +111,14 @@ def _same_steps(config: RunConfig, facts: MemoryFacts) -> Iterator[Cure]:
     if not facts.on_gpu and facts.num_processes > 1:
         together = accumulation * facts.num_processes
         yield Cure(f"hardware=cpu train.gradient_accumulation_steps={together}", "the same steps in one process")
-    if facts.packed and facts.longest is not None and facts.longest < config.data.max_seq_len:
+    room = facts.packed and not facts.one_example
+    if room and facts.longest is not None and facts.longest < config.data.max_seq_len:
         yield Cure(f"data.max_seq_len={facts.longest}", "smaller micro-batches; no example is longer")
 
 
 def _same_training(config: RunConfig, facts: MemoryFacts) -> Iterator[Cure]:
     train = config.train
-    if not train.activation_checkpointing:
+    if not (train.activation_checkpointing or facts.recomputing):
         yield Cure("train.activation_checkpointing=true", "the same steps, about a third slower")
     if facts.on_gpu and train.precision == "fp32":
         yield Cure("train.precision=auto", "products in 16 bits")
@@ -223,37 +220,24 @@ def memory_explained(stage: str, context: RunContext) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        where = out_of_memory(error)
+        single = error if isinstance(error, ExampleTooLarge) else None
+        where = out_of_memory(error) or (single and "GPU")
         if where is None:
             raise
         validating = stage == "train" and _passed_through(error.__traceback__, "llmtune.evaluation.perplexity")
         facts = known_of(context, stage, validating=validating)
+        if single:
+            facts = replace(facts, one_example=True, recomputing=facts.recomputing or single.recomputing)
         if where == "machine" and facts.on_gpu:
             text = f"{stage}: the machine, not its GPU, is out of memory; end other programs, or take a smaller model"
         else:
-            text = f"{stage}: the {where} is out of memory\n{memory_advice(stage, context.config, facts)}"
+            how = ", with a single example a pass" if single else ""
+            text = f"{stage}: the {where} is out of memory{how}\n{memory_advice(stage, context.config, facts)}"
         raise LlmtuneError(f"{text}{_how_to_go_on(stage, context)}") from error
     finally:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def out_of_memory(error: BaseException) -> str | None:
-    """`GPU` or `machine`, whose memory ran out; None where the error, and what it came from, says nothing of that."""
-    cause: BaseException | None = error
-    while cause is not None:
-        text = str(cause)
-        if isinstance(cause, torch.OutOfMemoryError):
-            return "GPU"
-        if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM):
-            return "machine"
-        if isinstance(cause, RuntimeError | OSError) and any(sign in text for sign in _GPU_SIGNS):
-            return "GPU"
-        if isinstance(cause, RuntimeError | OSError) and any(sign in text for sign in _MACHINE_SIGNS):
-            return "machine"
-        cause = cause.__cause__
-    return None
 
 
 def known_of(context: RunContext, stage: str, *, validating: bool = False) -> MemoryFacts:
@@ -264,17 +248,18 @@ def known_of(context: RunContext, stage: str, *, validating: bool = False) -> Me
         stage: the stage that takes the memory.
         validating: whether that is training's validation.
     """
-    tokens = None
+    tokens, choices = None, context.manifest.section("choices")
     if "data" in vars(context):
         split = "validation" if validating else "test" if stage == "evaluate" else "train"
         tokens = context.data.split(split).num_tokens
     return MemoryFacts(
         on_gpu=context.device.type == "cuda",
         example_tokens=tokens,
-        packed=context.manifest.section("choices").get("packed", context.config.train.packing),
+        packed=choices.get("packed", context.config.train.packing),
         num_processes=distributed.num_processes(),
         others_gib=_held_by_others(context.device),
         validating=validating,
+        recomputing=choices.get("activation_checkpointing", False),
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from llmtune import distributed
 from llmtune.config.run import RunConfig
 from llmtune.config.validate import flatten, to_plain
+from llmtune.errors import LlmtuneError
 from llmtune.runs.environment import git_commit
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.status import RunStatusFile
@@ -30,19 +31,24 @@ def open_tracker(folder: RunFolder, config: RunConfig, parent_run_id: str | None
     before = status.read()
     chosen = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or (before.tracking_uri if before else None)
     uri = resolve_tracking_uri(chosen, Path.cwd()) if config.tracking.backend == "mlflow" else None
+    known_id = before.mlflow_run_id if before else None
+    status.start(known_id if uri else None, uri)  # from now on no other command sends what this run had kept
     mark_dead_runs(Path(config.runs_dir), uri)
     if uri is None:
-        status.start()
         return NullTracker()
     run = TrackedRun(
         experiment=config.tracking.experiment,
         name=folder.path.name,
         parent_run_id=parent_run_id,
-        run_id=before.mlflow_run_id if before else None,
+        run_id=known_id,
         tags=_tags(folder, config),
     )
-    tracker = MlflowTracker(uri, run, Path.cwd(), system_metrics=config.tracking.system_metrics)
-    status.start(tracker.run_id, uri)
+    try:
+        tracker = MlflowTracker(uri, run, Path.cwd(), system_metrics=config.tracking.system_metrics)
+    except LlmtuneError as error:
+        status.end("FAILED", str(error))
+        raise
+    status.start(tracker.run_id or known_id, uri)
     tracker.log_params(flatten(to_plain(config)))
     tracker.log_artifact(folder.config_file)
     return tracker

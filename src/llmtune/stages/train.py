@@ -4,21 +4,22 @@ from pathlib import Path
 
 from llmtune import distributed
 from llmtune.config.method import AdapterConfig
-from llmtune.data.plan import PlanSettings, StepPlan
+from llmtune.data.plan import StepPlan
 from llmtune.evaluation.perplexity import LossSettings, evaluate_loss
 from llmtune.logs import progress, say
-from llmtune.methods.method import enable_activation_checkpointing
 from llmtune.models.digest import describe_weights
-from llmtune.models.packing import AttentionChoice, choose_attention
 from llmtune.runs.metrics_log import MetricsLog
 from llmtune.stages.context import RunContext
-from llmtune.stages.training_record import record_choices, record_training, say_numbers
+from llmtune.stages.division import plan_settings, record_other_division
+from llmtune.stages.training_choices import Choices, fit, make_choices, record_choices, restored_splits, settle_changes
+from llmtune.stages.training_record import record_training, say_numbers
 from llmtune.training.callbacks.checkpointing import CheckpointCallback, CheckpointSettings
 from llmtune.training.callbacks.metrics import MetricsCallback
 from llmtune.training.callbacks.progress import ProgressCallback
 from llmtune.training.callbacks.validation import ValidationCallback, ValidationSettings
 from llmtune.training.checkpoint import load_checkpoint, newest_intact_checkpoint
 from llmtune.training.loop import train
+from llmtune.training.memory import OPTIMIZER_BYTES
 from llmtune.training.optimizer import make_optimizer
 from llmtune.training.parts import Callback, LoopSettings, TrainParts, TrainState
 from llmtune.training.scaler import make_scaler
@@ -30,10 +31,9 @@ def run(context: RunContext) -> None:
     """Train from the start, or from the newest checkpoint where there is one."""
     config, method = context.config, context.method
     model = method.make_trainable(method.load(context.source, context.how), config.seed)
-    if config.train.activation_checkpointing:
-        enable_activation_checkpointing(model)
-    attention = choose_attention(model, context.packing_needs, context.precision)
-    plan = _plan(context, packed=attention.packed)
+    choices = make_choices(context, model)
+    packed = choices.attention.packed
+    plan = _plan(context, packed=packed)
     parts = TrainParts(
         model=model,
         method=method,
@@ -42,31 +42,27 @@ def run(context: RunContext) -> None:
         table=context.data.train,
         precision=context.precision,
         device=context.device,
-        settings=_settings(context, plan, packed=attention.packed),
+        settings=_settings(context, plan, packed=packed),
         scaler=make_scaler(context.device) if context.precision.needs_loss_scaling else None,
+        splits=restored_splits(context),
     )
     state = _resumed(context, parts)
-    record_choices(context, parts, attention)
-    say_numbers(context, parts, attention)
+    settle_changes(context, state.global_step)
+    fit(context, parts, choices)
+    record_choices(context, parts, choices)
+    record_other_division(context, plan.settings, state.global_step)
+    say_numbers(context, parts, choices)
     metrics = MetricsCallback(MetricsLog(context.folder.metrics_file), context.tracker, config.train.log_every_steps)
     reset_peak_memory(context.device)
-    with progress("train", parts.settings.schedule.total_steps) as line:
-        train(parts, state, [ProgressCallback(line), metrics, *_validating(context, attention), _saving(context)])
+    with progress("train", parts.settings.schedule.total_steps) as line, _saving(context) as saving:
+        train(parts, state, [ProgressCallback(line), metrics, *_validating(context, choices), saving])
     if distributed.is_first():
         record_training(context, parts, state, metrics.throughput)
 
 
 def _plan(context: RunContext, *, packed: bool) -> StepPlan:
-    config, table = context.config, context.data.train
-    settings = PlanSettings(
-        seed=config.seed,
-        micro_batch_size=config.train.micro_batch_size,
-        gradient_accumulation_steps=config.train.gradient_accumulation_steps,
-        num_processes=distributed.num_processes(),
-        packing=packed,
-        max_seq_len=config.data.max_seq_len,
-    )
-    return StepPlan(table.num_tokens, table.num_supervised_tokens, settings)
+    table = context.data.train
+    return StepPlan(table.num_tokens, table.num_supervised_tokens, plan_settings(context, packed=packed))
 
 
 def _settings(context: RunContext, plan: StepPlan, *, packed: bool) -> LoopSettings:
@@ -105,14 +101,14 @@ def _start_from_adapter(context: RunContext, parts: TrainParts) -> None:
         context.manifest.record("adapter", describe_weights(adapter))
 
 
-def _validating(context: RunContext, attention: AttentionChoice) -> list[Callback]:
+def _validating(context: RunContext, choices: Choices) -> list[Callback]:
     """Validation during training, where there is a validation split."""
     table, train_config = context.data.validation, context.config.train
     if not len(table):
         return []
     settings = LossSettings(
         batch_tokens=context.config.evaluate.batch_tokens,
-        packed=attention.packed,
+        packed=choices.attention.packed,
         pad_token_id=context.pad_token_id,
         precision=context.precision,
         device=context.device,
@@ -123,9 +119,12 @@ def _validating(context: RunContext, attention: AttentionChoice) -> list[Callbac
     return [ValidationCallback(lambda model: evaluate_loss(model, table, settings).loss, when, log, context.tracker)]
 
 
-def _saving(context: RunContext) -> Callback:
+def _saving(context: RunContext) -> CheckpointCallback:
     train_config = context.config.train
     when = CheckpointSettings(
-        train_config.checkpoint_every_steps, train_config.validate_every_steps, train_config.keep_checkpoints
+        every_steps=train_config.checkpoint_every_steps,
+        validate_every_steps=train_config.validate_every_steps,
+        keep=train_config.keep_checkpoints,
+        optimizer_bytes=OPTIMIZER_BYTES[train_config.optimizer],
     )
     return CheckpointCallback(context.folder, when)

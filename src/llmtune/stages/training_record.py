@@ -1,20 +1,18 @@
-"""What training says and records about itself: choices and derived numbers before it, results after it."""
+"""What training says and records about itself: derived numbers before it, results after it."""
 
 import json
 from typing import Any
 
 import torch
 
-from llmtune import distributed
-from llmtune.errors import RunError
 from llmtune.logs import print_table, say, warn
-from llmtune.methods.method import ParameterCount, trainable_parameters
+from llmtune.methods.method import trainable_parameters
 from llmtune.models.adapter_files import is_adapter
 from llmtune.models.attention import underlying_model
-from llmtune.models.packing import AttentionChoice
 from llmtune.runs.metrics_log import MetricsLog
 from llmtune.stages.context import RESULT_STEP, RunContext
 from llmtune.stages.memory_advice import cheap_cures, known_of
+from llmtune.stages.training_choices import Choices, device_name
 from llmtune.tracking.plots import TestLosses, learning_rate_plot, loss_plot
 from llmtune.training.advice import AskedFor, advice, few_updates, unusual_rate
 from llmtune.training.memory import OPTIMIZER_BYTES, MemoryShape, adapter_inputs, device_memory_gib, estimate_memory
@@ -23,62 +21,32 @@ from llmtune.training.throughput import Throughput, peak_memory_gib
 
 _FROZEN_BYTES_4BIT = 0.55
 _COMFORTABLE = 0.8
-_FIXED_CHOICES = ("packed", "num_processes", "total_steps", "warmup_steps")
 
 
-def record_choices(context: RunContext, parts: TrainParts, attention: AttentionChoice) -> None:
-    """Write what was decided at run time to the manifest, before the first step; a run that goes on must agree.
-
-    Raises:
-        RunError: the run began with other choices that its numbers depend on.
-    """
-    choices = {
-        "device": str(parts.device),
-        "device_name": _device_name(parts.device),
-        "precision": parts.precision.name,
-        "attention": attention.name,
-        "packed": attention.packed,
-        "loss": "cross-entropy in fp32 over the supervised positions' logits",
-        "compile": False,
-        "activation_checkpointing": context.config.train.activation_checkpointing,
-        "num_processes": distributed.num_processes(),
-        "num_threads": torch.get_num_threads(),
-        "warmup_steps": parts.settings.schedule.warmup_steps,
-        "total_steps": parts.settings.schedule.total_steps,
-        "deterministic": context.config.train.deterministic,
-    }
-    begun = context.manifest.section("choices")
-    changed = [name for name in _FIXED_CHOICES if begun and begun.get(name) != choices[name]]
-    if changed:
-        found = ", ".join(f"{name} {begun.get(name)} (here {choices[name]})" for name in changed)
-        raise RunError(f"the run began with {found}; go on where it can be the same, or start a new run")
-    if distributed.is_first():
-        context.manifest.record("choices", choices)
-
-
-def say_numbers(context: RunContext, parts: TrainParts, attention: AttentionChoice) -> None:
+def say_numbers(context: RunContext, parts: TrainParts, choices: Choices) -> None:
     """Show the numbers that follow from config, model and data; warn where memory looks short."""
     config, count = context.config.train, trainable_parameters(parts.model)
     schedule, data = parts.settings.schedule, context.data.report["splits"]["train"]
-    processes = distributed.num_processes()
-    examples = config.micro_batch_size * config.gradient_accumulation_steps * processes
+    step = parts.plan.settings
     tokens = data["num_tokens"] / parts.plan.steps_per_epoch
-    needed, available = _memory(context, parts, count), device_memory_gib(parts.device)
+    needed, available = _memory(context, parts, choices), device_memory_gib(parts.device)
     rows = [
         ("trainable parameters", f"{count.trainable:,} of {count.total:,} ({count.trainable / count.total:.2%})"),
         (
             "a step",
-            f"{examples} examples (micro-batch {config.micro_batch_size} x accumulation "
-            f"{config.gradient_accumulation_steps} x processes {processes}), about {tokens:,.0f} tokens",
+            f"{step.global_batch_size} examples (micro-batch {step.micro_batch_size} x accumulation "
+            f"{step.gradient_accumulation_steps} x processes {step.num_processes}), about {tokens:,.0f} tokens",
         ),
         (
             "steps",
             f"{schedule.total_steps:,} ({parts.plan.steps_per_epoch:,} an epoch), {schedule.warmup_steps} of warm-up",
         ),
         ("learning rate", f"{schedule.peak:g}, {schedule.name}; optimizer {config.optimizer}"),
-        ("device", f"{_device_name(parts.device)}, {torch.get_num_threads()} threads"),
+        ("device", f"{device_name(parts.device)}, {torch.get_num_threads()} threads"),
         ("precision", f"{parts.precision.name} ({parts.precision.reason})"),
-        ("attention", f"{attention.name} ({attention.reason})"),
+        ("attention", f"{choices.attention.name} ({choices.attention.reason})"),
+        ("loss", f"{choices.loss.name} ({choices.loss.reason})"),
+        *_made_to_fit(parts, choices),
         ("memory", f"about {needed:.1f} GiB of tensors; the device has {available:.1f} GiB"),
     ]
     print_table(f"training: {context.config.method.name}", ("", "value"), rows)
@@ -159,7 +127,8 @@ def _weights_digests(context: RunContext) -> dict[str, str]:
     return {name: digest for name, digest in weights.items() if not name.startswith("optimizer")}
 
 
-def _memory(context: RunContext, parts: TrainParts, count: ParameterCount) -> float:
+def _memory(context: RunContext, parts: TrainParts, choices: Choices) -> float:
+    count = trainable_parameters(parts.model)
     config = underlying_model(parts.model).config.get_text_config()
     frozen = next((p for p in parts.model.parameters() if not p.requires_grad), None)
     four_bit = context.config.method.name == "qlora"
@@ -178,8 +147,17 @@ def _memory(context: RunContext, parts: TrainParts, count: ParameterCount) -> fl
     limit = context.config.train.micro_batch_size * context.config.data.max_seq_len
     longest = context.data.report["splits"]["train"]["longest_tokens"]
     tokens = min(limit, longest * context.config.train.micro_batch_size)
-    return estimate_memory(shape, tokens, activation_checkpointing=context.config.train.activation_checkpointing)
+    tokens = max(longest, tokens // parts.splits.all[-1].pieces)
+    return estimate_memory(shape, tokens, activation_checkpointing=choices.recomputing is not None)
 
 
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+def _made_to_fit(parts: TrainParts, choices: Choices) -> list[tuple[str, str]]:
+    """What was done about short memory."""
+    rows, last = [], parts.splits.all[-1]
+    if last.pieces > 1:
+        rows.append(
+            ("micro-batches", f"cut into {last.pieces} pieces from step {last.from_step} on, as memory is short")
+        )
+    if choices.recomputing:
+        rows.append(("activations", f"computed again in the backward pass ({choices.recomputing})"))
+    return rows

@@ -20,7 +20,9 @@ from llmtune.config.model import ModelConfig
 from llmtune.config.run import RunConfig
 from llmtune.config.train import TrainConfig
 from llmtune.errors import LlmtuneError, ModelError, message_of
-from llmtune.stages.memory_advice import MemoryFacts, cheap_cures, memory_advice, memory_explained, out_of_memory
+from llmtune.stages.memory_advice import MemoryFacts, cheap_cures, memory_advice, memory_explained
+from llmtune.training.fitting import ExampleTooLarge
+from llmtune.training.out_of_memory import out_of_memory
 
 GPU = MemoryFacts(on_gpu=True, example_tokens=[100] * 90 + [400] * 9 + [512])
 CPU = replace(GPU, on_gpu=False)
@@ -142,6 +144,31 @@ def test_validation_during_training_asks_for_smaller_evaluation_batches():
 
 
 @pytest.mark.fast
+def test_what_training_lowered_by_itself_is_not_named_again():
+    lines = _lines("train", replace(GPU, one_example=True, recomputing=True), method=LoraConfig())
+    assert not any("micro_batch_size" in line or "activation_checkpointing" in line for line in lines)
+    assert lines[:2] == [
+        "all that leaves the training as it is has been lowered; what is left:",
+        "data.max_seq_len=256  (cuts the end of 10.0% of the training examples)",
+    ]
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("recomputing", [True, False])
+def test_one_example_that_is_too_large_is_told(recomputing):
+    with pytest.raises(LlmtuneError) as caught, memory_explained("train", _context()):
+        raise ExampleTooLarge("here", recomputing=recomputing) from MemoryError()
+    told = message_of(caught.value)
+    assert told.startswith("train: the machine is out of memory, with a single example a pass\n")
+    assert ("train.activation_checkpointing=true" in told) != recomputing
+    with (
+        pytest.raises(LlmtuneError, match="the GPU is out of memory, with a single"),
+        memory_explained("train", _context()),
+    ):
+        raise ExampleTooLarge("in another process")
+
+
+@pytest.mark.fast
 def test_evaluation_lists_its_own_keys():
     assert _lines("evaluate") == [
         "left to lower, the cheapest first:",
@@ -212,6 +239,8 @@ def _caused_by(cause: Exception) -> Exception:
         (MemoryError(), "machine"),
         (OSError(12, "Cannot allocate memory"), "machine"),
         (_caused_by(RuntimeError("DefaultCPUAllocator: not enough memory")), "machine"),
+        (RuntimeError("could not create a primitive"), "machine"),
+        (RuntimeError("could not create a primitive descriptor for a matmul primitive"), None),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), None),
         (OSError(28, "No space left on device"), None),
         (ValueError("CUDA out of memory"), None),
@@ -281,7 +310,7 @@ sys.exit(cli.run(sys.argv[1:]))
 """
 
 
-def test_a_cpu_that_runs_out_in_earnest_ends_with_what_to_type(tmp_path, tiny_llama, assets):
+def test_a_cpu_that_runs_out_in_earnest_splits_and_then_ends_with_what_to_type(tmp_path, tiny_llama, assets):
     rows = (assets / "text.jsonl").read_text().splitlines()
     (tmp_path / "long.jsonl").write_text("\n".join(row.replace('": "', '": "' + "word " * 300, 1) for row in rows))
     words = ["prepare", "train", f"model={tiny_llama}", "data.path=long.jsonl", "method=full", "tracking=none"]
@@ -298,8 +327,11 @@ def test_a_cpu_that_runs_out_in_earnest_ends_with_what_to_type(tmp_path, tiny_ll
         check=False,
     )
     assert ended.returncode == 1, ended.stderr
-    assert "llmtune: train: the machine is out of memory" in ended.stderr
-    assert "train.micro_batch_size=16 train.gradient_accumulation_steps=4" in ended.stderr
+    assert "step 1: the machine is out of memory; from this step on each micro-batch is cut into 32 pieces" in " ".join(
+        ended.stdout.split()
+    )
+    assert "llmtune: train: the machine is out of memory, with a single example a pass" in ended.stderr
+    assert "train.activation_checkpointing=true" in ended.stderr and "micro_batch_size" not in ended.stderr
     assert "Traceback" not in ended.stderr
     (status,) = tmp_path.glob("runs/*/status.json")
-    assert '"error": "train: the machine is out of memory"' in status.read_text()
+    assert '"error": "train: the machine is out of memory, with a single example a pass"' in status.read_text()

@@ -1,0 +1,87 @@
+"""How a step is divided into micro-batches: as typed, and again where a run goes on with other processes."""
+
+from typing import Any
+
+import torch
+
+from llmtune import distributed
+from llmtune.data.plan import PlanSettings, divide
+from llmtune.errors import RunError
+from llmtune.logs import say
+from llmtune.stages.context import RunContext
+
+_ALLOWABLE = {"train.micro_batch_size", "train.gradient_accumulation_steps"}
+_PARTS = ("micro_batch_size", "gradient_accumulation_steps", "num_processes")
+
+
+def plan_settings(context: RunContext, *, packed: bool) -> PlanSettings:
+    """What the plan of the run's steps depends on; a run that goes on with other processes keeps the examples of each.
+
+    Args:
+        context: the run's.
+        packed: whether examples are laid end to end.
+
+    Raises:
+        RunError: the run's steps can't be divided by that many processes.
+    """
+    config = context.config
+    micro_batch_size, accumulation = _micro_batches(context)
+    return PlanSettings(
+        seed=config.seed,
+        micro_batch_size=micro_batch_size,
+        gradient_accumulation_steps=accumulation,
+        num_processes=distributed.num_processes(),
+        packing=packed,
+        max_seq_len=config.data.max_seq_len,
+    )
+
+
+def division(settings: PlanSettings) -> dict[str, int]:
+    """How a step is divided, for the record."""
+    return {name: getattr(settings, name) for name in _PARTS}
+
+
+def record_other_division(context: RunContext, settings: PlanSettings, num_steps: int) -> None:
+    """Record and say from which step on the run's steps are divided otherwise than before, where they are.
+
+    Args:
+        context: the run's; its choices are recorded.
+        settings: the plan's.
+        num_steps: steps done.
+    """
+    choices, now = context.manifest.section("choices"), division(settings)
+    if not distributed.is_first() or now == {name: _as_begun(context)[name] for name in _PARTS}:
+        return
+    say(
+        f"processes: the run goes on with {now['num_processes']} instead of {choices['num_processes']}; "
+        f"a step keeps its {settings.global_batch_size} examples: micro-batch {now['micro_batch_size']} "
+        f"x accumulation {now['gradient_accumulation_steps']} x processes {now['num_processes']}; "
+        f"CPU threads a process: {torch.get_num_threads()}"
+    )
+    earlier: list[dict[str, Any]] = choices.get("divisions") or [{"step": 1, **_as_begun(context)}]
+    kept = [entry for entry in earlier if entry["step"] <= num_steps]
+    changed = {"step": num_steps + 1, **now, "num_threads": torch.get_num_threads()}
+    context.manifest.record("choices", {**now, "num_threads": torch.get_num_threads(), "divisions": [*kept, changed]})
+
+
+def _micro_batches(context: RunContext) -> tuple[int, int]:
+    """Examples of a micro-batch, and micro-batches a step and process."""
+    if not context.manifest.section("choices") or _ALLOWABLE & set(context.config.resume_allow):
+        return context.config.train.micro_batch_size, context.config.train.gradient_accumulation_steps
+    begun, count = _as_begun(context), distributed.num_processes()
+    size, accumulation, before = (begun[name] for name in _PARTS)
+    if before == count:
+        return size, accumulation
+    try:
+        # The size that was typed is what fits in memory; a division in between may have lowered it.
+        return divide(size * accumulation * before, count, context.config.train.micro_batch_size)
+    except ValueError as error:
+        raise RunError(f"hardware.num_processes={count}: the run began with {before}; its {error}") from error
+
+
+def _as_begun(context: RunContext) -> dict[str, Any]:
+    """How the run's steps were divided last."""
+    config, choices = context.config.train, context.manifest.section("choices")
+    typed = (config.micro_batch_size, config.gradient_accumulation_steps, 1)
+    names = (*_PARTS, "num_threads")
+    return {name: choices.get(name, default) for name, default in zip(names, (*typed, 1), strict=True)}

@@ -1,0 +1,224 @@
+"""What is decided at run time: before the first step it is recorded, and restored where the run goes on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from llmtune import distributed
+from llmtune.config.resume_allow import SCHEDULE_KEYS
+from llmtune.config.validate import flatten, to_plain
+from llmtune.errors import RunError
+from llmtune.logs import say, warn
+from llmtune.methods.method import enable_activation_checkpointing, trainable_parameters
+from llmtune.models.attention import VARLEN_KERNEL, set_attention, varlen_attn
+from llmtune.models.packing import AttentionChoice, choose_attention, packing_fault
+from llmtune.models.token_loss import WHOLE, LossChoice, choose_loss, set_loss
+from llmtune.stages.context import RunContext
+from llmtune.stages.division import division
+from llmtune.training.fitting import fit_memory
+from llmtune.training.memory import OPTIMIZER_BYTES
+from llmtune.training.parts import TrainParts
+from llmtune.training.splits import Split, Splits
+
+_FIXED_CHOICES = ("packed", "total_steps", "warmup_steps", "compile", "deterministic")
+"""Choices that follow from config and data, and must be the same again."""
+_SCHEDULE_CHOICES = ("total_steps", "warmup_steps")
+"""Those of them that another number of epochs or steps changes."""
+_CURE = "go on where it can be the same, or start a new run"
+_OLD_LOSS = "cross-entropy in fp32 over the supervised positions' logits"
+"""What was recorded while there was one way to compute losses."""
+_AS_BEGUN = "as the run began"
+_TOO_LARGE = "a single example a pass doesn't fit in memory otherwise"
+_PAGED = "paged_"
+
+
+@dataclass
+class Choices:
+    """How a run computes, as far as its config leaves it open."""
+
+    loss: LossChoice
+    attention: AttentionChoice
+    recomputing: str | None
+    """Why activations are computed again in the backward pass; None where they are kept."""
+
+
+def make_choices(context: RunContext, model: nn.Module) -> Choices:
+    """Switch the model to what the run began with; a new run to what is fastest and right for its numbers.
+
+    Args:
+        context: the run's.
+        model: as it will train.
+
+    Raises:
+        RunError: this machine can't compute as the run began.
+    """
+    begun = context.manifest.section("choices")
+    recomputing = _recomputing(context)
+    if not begun:
+        with context.precision.autocast():
+            loss = choose_loss(model)
+        choices = Choices(loss, choose_attention(model, context.packing_needs, context.precision), recomputing)
+    else:
+        _tell_other_device(begun, context.device)
+        choices = Choices(_restored_loss(begun, model), _restored_attention(context, model), recomputing)
+    if choices.recomputing:
+        enable_activation_checkpointing(model)
+    return choices
+
+
+def restored_splits(context: RunContext) -> Splits:
+    """How the run has cut its micro-batches so far; each new split is recorded before it is used."""
+    known = context.manifest.section("choices").get("micro_batch_split", ())
+
+    def keep(splits: Sequence[Split]) -> None:
+        context.manifest.record("choices", {"micro_batch_split": [asdict(split) for split in splits]})
+
+    return Splits([Split(**entry) for entry in known] or [Split(1, 1)], keep)
+
+
+def fit(context: RunContext, parts: TrainParts, choices: Choices) -> None:
+    """On a GPU, cut a new run's micro-batches and recompute activations as far as its memory makes it necessary.
+
+    Raises:
+        ExampleTooLarge: a single example doesn't fit either way.
+    """
+    if parts.device.type != "cuda" or context.manifest.section("choices"):
+        return
+    if fit_memory(parts, _optimizer_bytes(context, parts), recomputing=choices.recomputing is not None):
+        choices.recomputing = choices.recomputing or _TOO_LARGE
+
+
+def record_choices(context: RunContext, parts: TrainParts, choices: Choices) -> None:
+    """Write what was decided to the manifest, before the first step; a run that goes on must agree and adds nothing.
+
+    Raises:
+        RunError: the run began with other choices that its numbers depend on.
+    """
+    made = {
+        "device": str(parts.device),
+        "device_name": device_name(parts.device),
+        "precision": parts.precision.name,
+        "attention": choices.attention.name,
+        "packed": choices.attention.packed,
+        "loss": choices.loss.name,
+        "compile": False,
+        "activation_checkpointing": choices.recomputing is not None,
+        "activation_checkpointing_reason": choices.recomputing,
+        "micro_batch_split": [asdict(split) for split in parts.splits.all],
+        **division(parts.plan.settings),
+        "num_threads": torch.get_num_threads(),
+        "warmup_steps": parts.settings.schedule.warmup_steps,
+        "total_steps": parts.settings.schedule.total_steps,
+        "deterministic": context.config.train.deterministic,
+    }
+    begun = context.manifest.section("choices")
+    free = _SCHEDULE_CHOICES if SCHEDULE_KEYS & set(context.manifest.changes) else ()
+    changed = [name for name in _FIXED_CHOICES if begun and begun.get(name) != made[name] and name not in free]
+    if changed:
+        found = ", ".join(f"{name} {begun.get(name)} (here {made[name]})" for name in changed)
+        raise RunError(f"the run began with {found}; {_CURE}")
+    if distributed.is_first() and (not begun or free):
+        context.manifest.record("choices", {name: made[name] for name in free or made})
+
+
+def settle_changes(context: RunContext, step: int) -> None:
+    """Record from which step on the run has another config, where `resume_allow` let it change.
+
+    Args:
+        context: the run's.
+        step: steps done before.
+    """
+    context.manifest.settle_changes(step, flatten(to_plain(context.config)), write=distributed.is_first())
+    changes = context.manifest.changes
+    if not changes:
+        return
+    described = [
+        f"{key}: {entry['before']} -> {entry['after']} after step {entry['step']}"
+        for key, entries in changes.items()
+        for entry in entries
+    ]
+    say(f"the config has changed within this run ({'; '.join(described)})")
+    context.tracker.set_tags({"changed_on_resume": "; ".join(described)})
+
+
+def attention_for_evaluation(context: RunContext, model: nn.Module) -> AttentionChoice:
+    """Switch a model to the attention and loss that the run trained with; to what is right here where it can't be.
+
+    Args:
+        context: the run's.
+        model: the base model or the trained one.
+    """
+    begun = context.manifest.section("choices")
+    if begun:
+        try:
+            _restored_loss(begun, model)
+            return _restored_attention(context, model)
+        except RunError as error:
+            warn(f"evaluate: {error.args[0].partition(';')[0]}; what is right here is taken instead")
+    return choose_attention(model, context.packing_needs, context.precision)
+
+
+def device_name(device: torch.device) -> str:
+    """The device in words."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+
+
+def _recomputing(context: RunContext) -> str | None:
+    """Why activations are computed again: as typed, or since the run found out when it began."""
+    if context.config.train.activation_checkpointing:
+        return "asked for by train.activation_checkpointing"
+    found_out = context.manifest.section("choices").get("activation_checkpointing_reason") == _TOO_LARGE
+    return _TOO_LARGE if found_out else None
+
+
+def _tell_other_device(begun: Mapping[str, Any], device: torch.device) -> None:
+    kind = begun["device"].partition(":")[0]
+    if kind != device.type:
+        warn(
+            f"device: the run began on {kind} and goes on on {device.type}: the same steps of the same examples, but "
+            "its numbers are no longer bit for bit those of one device"
+        )
+
+
+def _restored_loss(begun: Mapping[str, Any], model: nn.Module) -> LossChoice:
+    name = WHOLE if begun["loss"] == _OLD_LOSS else begun["loss"]
+    try:
+        set_loss(model, name)
+    except ValueError as error:
+        raise RunError(f"loss: the run began with {name!r}, and here {error}; {_CURE}") from error
+    return LossChoice(name, _AS_BEGUN)
+
+
+def _restored_attention(context: RunContext, model: nn.Module) -> AttentionChoice:
+    begun = context.manifest.section("choices")
+    name, packed = begun["attention"], begun["packed"]
+    fault = _attention_fault(context, model, name, packed=packed)
+    if fault is not None:
+        rows = "packed" if packed else "padded"
+        raise RunError(f"attention: the run began with {name!r} on {rows} rows, and here {fault}; {_CURE}")
+    return AttentionChoice(name, packed, _AS_BEGUN)
+
+
+def _attention_fault(context: RunContext, model: nn.Module, name: str, *, packed: bool) -> str | None:
+    """Why a model can't take an attention implementation here; None where it has taken it."""
+    if name == VARLEN_KERNEL and (context.device.type != "cuda" or varlen_attn is None):
+        return f"{context.device.type} has no such kernel" if varlen_attn else "this torch has no such kernel"
+    if packed:
+        fault = packing_fault(model, name, context.precision)
+        return fault and f"it doesn't give the right numbers: {fault}"
+    try:
+        set_attention(model, name)
+    except (ValueError, ImportError) as error:
+        return str(error).splitlines()[0]
+    return None
+
+
+def _optimizer_bytes(context: RunContext, parts: TrainParts) -> float:
+    """Of the optimizer's state, which its first update allocates; one that is paged leaves the GPU where need be."""
+    name = context.config.train.optimizer
+    if name.startswith(_PAGED):
+        return 0.0
+    return trainable_parameters(parts.model).trainable * OPTIMIZER_BYTES[name]

@@ -1,0 +1,277 @@
+"""What a run decides by itself stands in its record before the first step, and is what it goes on with."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from llmtune.errors import RunError
+from llmtune.models import precision
+from llmtune.models.attention import VARLEN, VARLEN_KERNEL, attention_of
+from llmtune.models.token_loss import CHUNKED, WHOLE, choose_loss
+from llmtune.runs.layout import RunFolder
+from llmtune.runs.metrics_log import MetricsLog
+from llmtune.seeding import derived_seed
+from llmtune.stages import train as train_stage
+from llmtune.training import loss as loss_module
+from llmtune.training.loop import train
+
+UNTRACKED = "tracking.backend=none"
+STOPPED = "stopped before the first step"
+OLD_LOSS = "cross-entropy in fp32 over the supervised positions' logits"
+EVERY_CHOICE = {
+    "device": "cpu",
+    "device_name": "CPU",
+    "precision": "fp32",
+    "attention": VARLEN,
+    "packed": True,
+    "loss": CHUNKED,
+    "compile": False,
+    "activation_checkpointing": False,
+    "activation_checkpointing_reason": None,
+    "micro_batch_split": [{"from_step": 1, "pieces": 1}],
+    "micro_batch_size": 4,
+    "gradient_accumulation_steps": 2,
+    "num_processes": 1,
+    "num_threads": 1,
+    "warmup_steps": 0,
+    "total_steps": 8,
+    "deterministic": False,
+}
+
+
+class Begun:
+    """A run that is stopped before its first step, as often as it is started; what it would have trained with."""
+
+    def __init__(self, workplace, patch, *words: str) -> None:
+        self._workplace = workplace
+        patch.setattr(train_stage, "train", self._stopped)
+        self.parts, self.threads = None, 0
+        assert workplace.train("train", UNTRACKED, *words) == 2
+
+    def _stopped(self, parts, state, callbacks):
+        self.parts, self.threads = parts, torch.get_num_threads()
+        raise RunError(STOPPED)
+
+    def edit(self, **choices) -> None:
+        """Change what is recorded."""
+        manifest = json.loads(self._workplace.newest.manifest_file.read_text())
+        manifest["choices"] |= choices
+        self._workplace.newest.manifest_file.write_text(json.dumps(manifest))
+
+    def forget(self, name: str) -> None:
+        """Take a choice out of the record, as an older version left it."""
+        manifest = json.loads(self._workplace.newest.manifest_file.read_text())
+        del manifest["choices"][name]
+        self._workplace.newest.manifest_file.write_text(json.dumps(manifest))
+
+    def again(self) -> None:
+        """Go on, and be stopped at the same place."""
+        self.parts = None
+        assert self._workplace.type("train", "run=latest") == 2
+
+
+@pytest.fixture
+def begin(workplace, monkeypatch):
+    """Starts such a run, on a machine without native bf16."""
+    monkeypatch.setattr(precision, "_cpu_has_bf16", lambda: False)
+    yield lambda *words: Begun(workplace, monkeypatch, *words)
+    torch.set_num_threads(1)
+
+
+def test_every_choice_is_recorded_before_the_first_step(workplace, begin, capsys):
+    begun = begin()
+    assert STOPPED in capsys.readouterr().err
+    assert workplace.manifest.section("choices") == EVERY_CHOICE
+    assert not workplace.newest.checkpoints.exists()
+    before = workplace.newest.manifest_file.read_text()
+    begun.again()
+    assert workplace.newest.manifest_file.read_text() == before
+
+
+def test_control_a_choice_that_is_recorded_later_shows(workplace, begin, monkeypatch):
+    for name in ("record_choices", "record_other_division"):
+        monkeypatch.setattr(train_stage, name, lambda *given: None)
+    begin()
+    assert workplace.manifest.section("choices") == {}
+
+
+def test_a_run_goes_on_with_its_threads_on_a_machine_of_other_cores(workplace, begin, monkeypatch, capsys):
+    monkeypatch.setattr("llmtune.pipeline.usable_cores", lambda: 2)
+    begun = begin("hardware.num_threads=null")
+    assert begun.threads == 2
+    monkeypatch.setattr("llmtune.pipeline.usable_cores", lambda: 1)
+    capsys.readouterr()
+    begun.again()
+    assert begun.threads == 2
+    assert "num_threads: the run began with 2, and there are 1 cores" in " ".join(capsys.readouterr().out.split())
+    begun.edit(num_threads=1)
+    monkeypatch.setattr("llmtune.pipeline.usable_cores", lambda: 2)
+    begun.again()
+    assert begun.threads == 1
+
+
+def test_a_run_goes_on_in_its_precision_or_not_at_all(begin, monkeypatch, capsys):
+    begun = begin()
+    monkeypatch.setattr(precision, "_cpu_has_bf16", lambda: True)
+    begun.again()
+    assert begun.parts.precision.name == "fp32", "not what would be chosen now"
+    begun = begin()
+    assert begun.parts.precision.name == "bf16"
+    monkeypatch.setattr(precision, "_cpu_has_bf16", lambda: False)
+    capsys.readouterr()
+    begun.again()
+    errors = capsys.readouterr().err
+    assert begun.parts is None
+    assert "precision: the run began with bf16, and here it would be fp32 (this CPU has no native bf16); go on on" in (
+        errors
+    )
+
+
+@pytest.mark.parametrize(
+    ("recorded", "name"), [(CHUNKED, CHUNKED), (WHOLE, WHOLE), (OLD_LOSS, WHOLE)], ids=["chunked", "whole", "older"]
+)
+def test_a_run_goes_on_with_its_loss(begin, recorded, name):
+    begun = begin()
+    begun.edit(loss=recorded)
+    begun.again()
+    assert choose_loss(begun.parts.model).name == name
+
+
+@pytest.mark.parametrize(
+    ("recorded", "packed"), [(VARLEN, True), ("sdpa", False), ("eager", False)], ids=["packed", "sdpa", "eager"]
+)
+def test_a_run_goes_on_with_its_attention(begin, recorded, packed):
+    begun = begin()
+    begun.edit(attention=recorded, packed=packed)
+    begun.again()
+    assert attention_of(begun.parts.model) == recorded
+    assert begun.parts.settings.packed == packed
+
+
+def test_a_run_goes_on_with_what_was_done_about_short_memory(begin, capsys):
+    begun = begin()
+    begun.edit(
+        activation_checkpointing=True,
+        activation_checkpointing_reason="a single example a pass doesn't fit in memory otherwise",
+        micro_batch_split=[{"from_step": 1, "pieces": 2}, {"from_step": 5, "pieces": 4}],
+    )
+    capsys.readouterr()
+    begun.again()
+    assert [begun.parts.splits.pieces(number) for number in (1, 4, 5)] == [2, 2, 4]
+    assert any(getattr(module, "gradient_checkpointing", False) for module in begun.parts.model.modules())
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "cut into 4 pieces from step 5 on" in shown and "computed again in the backward pass (a single" in shown
+    begun.forget("micro_batch_split")
+    begun.again()
+    assert begun.parts.splits.pieces(9) == 1
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (
+            {"attention": VARLEN_KERNEL},
+            f"attention: the run began with '{VARLEN_KERNEL}' on packed rows, and here cpu has no such kernel; go on",
+        ),
+        ({"attention": "nothing", "packed": False}, "attention: the run began with 'nothing' on padded rows, and here"),
+        ({"loss": "by guessing"}, "loss: the run began with 'by guessing', and here"),
+        ({"precision": "fp16"}, "precision: the run began with fp16, and here it would be fp32"),
+        ({"compile": True}, "the run began with compile True (here False)"),
+        ({"total_steps": 99}, "the run began with total_steps 99 (here 8)"),
+    ],
+)
+def test_what_cannot_be_had_here_is_refused_by_name(begin, capsys, edit, message):
+    begun = begin()
+    begun.edit(**edit)
+    capsys.readouterr()
+    begun.again()
+    assert begun.parts is None
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert "or start a new run" in errors
+
+
+def test_another_device_is_told(begin, capsys):
+    begun = begin()
+    begun.edit(device="cuda:0")
+    begun.again()
+    assert begun.parts is not None
+    assert "device: the run began on cuda and goes on on cpu" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_run_is_evaluated_with_the_loss_and_attention_it_trained_with(workplace, begin, monkeypatch):
+    begun = begin()
+    begun.edit(loss=WHOLE, attention="eager", packed=False)
+    monkeypatch.setattr(train_stage, "train", train)
+    seen = []
+
+    def evaluated(model, table, settings, original=train_stage.evaluate_loss):
+        seen.append((choose_loss(model).name, attention_of(model), settings.packed))
+        return original(model, table, settings)
+
+    monkeypatch.setattr("llmtune.stages.evaluate.evaluate_loss", evaluated)
+    assert workplace.type("evaluate", "run=latest") == 0
+    assert seen == [(WHOLE, "eager", False)] * 2
+    begun.edit(attention=VARLEN_KERNEL, packed=True)
+    manifest = json.loads(workplace.newest.manifest_file.read_text())
+    del manifest["stages"]["evaluate"]
+    workplace.newest.manifest_file.write_text(json.dumps(manifest))
+    assert workplace.type("evaluate", "run=latest") == 0
+    assert seen[2:] == [(WHOLE, VARLEN, True)] * 2, "where it can't be had, what is right"
+
+
+def _short_at(monkeypatch, global_step: int, limit: int) -> None:
+    """Let passes of more than `limit` positions run out of memory in one step."""
+
+    def short(model, batch, divisor, original=loss_module.micro_batch_loss):
+        if torch.initial_seed() == derived_seed(1, "step", global_step, 0) and batch.input_ids.numel() > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(model, batch, divisor)
+
+    monkeypatch.setattr(loss_module, "micro_batch_loss", short)
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "control: forgotten"])
+def test_a_split_is_recorded_with_its_step_and_made_again_there(workplace, monkeypatch, recorded):
+    words = ["train", UNTRACKED, "train.checkpoint_every_steps=1", "train.keep_checkpoints=20"]
+    with monkeypatch.context() as patch:
+        _short_at(patch, 4, 60)
+        assert workplace.train(*words) == 0
+    run = workplace.newest
+    splits = workplace.manifest.section("choices")["micro_batch_split"]
+    assert splits[:2] == [{"from_step": 1, "pieces": 1}, {"from_step": 5, "pieces": 2}]
+    weights, losses = _results(run)
+    _forget_after(run, step=2, keep_splits=recorded)
+    assert workplace.type("train", f"run={run.path}") == 0
+    assert (_results(run)[0] == weights) == recorded
+    assert (_results(run)[1] == losses) == recorded
+
+
+def test_memory_that_does_not_suffice_for_one_example_says_what_is_left(workplace, monkeypatch, capsys):
+    _short_at(monkeypatch, 2, 1)
+    assert workplace.train("train", UNTRACKED, "train.checkpoint_every_steps=1") == 1
+    errors = capsys.readouterr().err
+    assert "is out of memory, with a single example a pass" in errors
+    assert "train.micro_batch_size" not in errors and "train.activation_checkpointing=true" in errors
+    assert (workplace.newest.checkpoints / "checkpoint-2").exists()
+
+
+def _results(run: RunFolder):
+    weights = (run.final_checkpoint / "adapter_model.safetensors").read_bytes()
+    return weights, MetricsLog(run.metrics_file).losses("train/loss")
+
+
+def _forget_after(run: RunFolder, step: int, *, keep_splits: bool) -> None:
+    """Make the run look as if it was killed after `step`."""
+    for checkpoint in run.checkpoints.iterdir():
+        if checkpoint.is_symlink():
+            checkpoint.unlink()
+        elif int(checkpoint.name.rpartition("-")[2]) > step:
+            shutil.rmtree(checkpoint)
+    manifest = json.loads(run.manifest_file.read_text())
+    del manifest["stages"]["train"]
+    if not keep_splits:
+        del manifest["choices"]["micro_batch_split"][1:]
+    run.manifest_file.write_text(json.dumps(manifest))
