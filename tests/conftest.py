@@ -2,12 +2,15 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # the helpers beside this file, also for the folders below
 
 # A shell starts background commands with Ctrl-C ignored, and what they start inherits it; the tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -11,6 +11,7 @@ from llmtune.config.run import RunConfig
 from llmtune.config.saved import save_config
 from llmtune.config.validate import flatten, to_plain, to_run_config
 from llmtune.errors import ConfigError, RunError
+from llmtune.launch import count_processes
 from llmtune.references import NamedRun
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.lookup import start_run_folder
@@ -109,6 +110,8 @@ def check_changes(config: RunConfig, earlier: NamedRun, *, trains: bool) -> None
         for key, (before, after) in changes
         if not key.startswith(harmless) and key not in config.resume_allow
     ]
+    if trains:
+        problems += _other_threads(config, earlier)
     if not problems and trains:
         problems += find_other_batch(to_run_config(earlier.config), config)
     if problems:
@@ -119,6 +122,19 @@ def _changed(config: RunConfig, earlier: NamedRun) -> dict[str, tuple[Any, Any]]
     """The keys that differ from the earlier run's, each with its value before and after."""
     before, after = (flatten(to_plain(one)) for one in (to_run_config(earlier.config), with_absolute_paths(config)))
     return {key: (before.get(key), value) for key, value in after.items() if before.get(key) != value}
+
+
+def _other_threads(config: RunConfig, earlier: NamedRun) -> list[str]:
+    """A sentence where other CPU threads were typed than the run, in as many processes, began with."""
+    typed, choices = config.hardware.num_threads, Manifest(earlier.folder.manifest_file).section("choices")
+    if typed in (None, earlier.config.get("hardware", {}).get("num_threads"), choices.get("num_threads", typed)):
+        return []
+    if choices.get("num_processes") != count_processes(config.hardware):
+        return []
+    return [
+        f"hardware.num_threads={typed}: the run began with {choices['num_threads']} CPU threads a process, and its "
+        "sums depend on them; leave it out, or start a new run without run=."
+    ]
 
 
 def _check_newest(checkpoint: Path) -> None:

@@ -64,6 +64,11 @@ def shared_folder(make: Callable[[], RunFolder], hardware: HardwareConfig | None
     return folder
 
 
+def count_processes(hardware: HardwareConfig) -> int:
+    """How many processes the run has: as many as a launcher has started, else what `num_processes_for` says."""
+    return distributed.num_processes() if "RANK" in os.environ else num_processes_for(hardware)
+
+
 def num_processes_for(hardware: HardwareConfig) -> int:
     """How many processes a run has: one, or for `ddp` and `auto` one a visible GPU unless a number is set.
 
@@ -106,7 +111,8 @@ def _run_to_end(command: Sequence[str], environment: dict[str, str]) -> int:
     with terminable():
         process = subprocess.Popen(command, env=environment, process_group=0)
         try:
-            return process.wait()
+            status = process.wait()
+            return status if status >= 0 else 128 - status
         except (KeyboardInterrupt, SystemExit) as stop:
             _stop(process, signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM)
             raise

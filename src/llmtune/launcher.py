@@ -5,8 +5,11 @@ in the file that the launcher names to each; one of them is shown, in place of t
 """
 
 import logging
+import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +25,13 @@ from llmtune.signals import TERMINATED
 from llmtune.tracking.dead_runs import end_run
 from llmtune.tracking.store import resolve_tracking_uri
 
+_SECONDS_BETWEEN_LOOKS = 1.0
+
 
 def main() -> int:
     """Start the workers, wait for them, and return the exit status of the one that failed first."""
     folder = RunFolder(Path(sys.argv[1]))
+    threading.Thread(target=_end_with_the_command, args=(os.getppid(),), name="command", daemon=True).start()
     logging.disable(logging.ERROR)  # the launcher's account of what failed, which is shown and recorded here instead
     try:
         launch_command(launch_command_parser().parse_args(sys.argv[2:]))
@@ -81,6 +87,17 @@ def first_failure(failures: Mapping[int, ProcessFailure]) -> ProcessFailure:
         return end.message is None, end.follows, not left, told, failure.timestamp, failure.local_rank
 
     return min(failures.values(), key=order)
+
+
+def _end_with_the_command(command: int) -> None:
+    """End this process as SIGTERM does, and so the workers, once the process that started it is gone.
+
+    Args:
+        command: that process.
+    """
+    while os.getppid() == command:
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _record(folder: RunFolder, status: RunState, error: str) -> None:

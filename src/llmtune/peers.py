@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -134,13 +135,16 @@ class PeerWatch:
         return self._fault
 
     def tell(self, failed: PeerFailed | None) -> None:
-        """Let the others know how this process ends.
+        """Let the others know how this process ends; where the store is gone, each finds that out by itself.
 
         Args:
             failed: what they are to end with; None where they may go on.
         """
+        from torch.distributed import DistError
+
         end = _LEFT if failed is None else json.dumps([str(failed), failed.exit_status])
-        self._store.set(f"end/{self._rank}", end)
+        with suppress(DistError):
+            self._store.set(f"end/{self._rank}", end)
 
     def stop(self) -> None:
         """Let the others alone from now on, and they this one."""

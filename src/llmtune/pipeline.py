@@ -119,9 +119,8 @@ def _recorded(
     """Open the run's record, and close it as finished, failed or killed, whichever is true."""
     from llmtune.stages.context import RunContext
     from llmtune.stages.record import open_tracker
-    from llmtune.tracking.mlflow import PARENT_RUN_VARIABLE
 
-    tracker = open_tracker(folder, config, os.environ.get(PARENT_RUN_VARIABLE))
+    tracker = open_tracker(folder, config)
     if distributed.is_first():
         manifest.record("environment", describe_environment())
 

@@ -11,7 +11,7 @@ from llmtune.errors import LlmtuneError, PeerFailed, message_of
 from llmtune.peers import PeerWatch
 
 if TYPE_CHECKING:
-    from torch.distributed import Store
+    from torch.distributed import ProcessGroup, Store
 
 _TIMEOUT = timedelta(days=1)  # of torch, which can't tell who is late; the watch over the peers is what ends a wait
 _POLL = timedelta(seconds=0.5)
@@ -24,6 +24,8 @@ class _Group:
 
     watch: PeerWatch | None = None
     store: "Store | None" = None
+    host: "ProcessGroup | None" = None
+    """For what lies on the host while the processes compute on GPUs; None where the group itself does that."""
 
 
 def join(*, on_cpu: bool, peer_timeout_seconds: float) -> None:
@@ -38,6 +40,7 @@ def join(*, on_cpu: bool, peer_timeout_seconds: float) -> None:
     PartialState(cpu=on_cpu, timeout=_TIMEOUT)
     if distributed.num_processes() == 1 or _Group.watch is not None:
         return
+    import torch.distributed as dist
     from torch.distributed import PrefixStore
     from torch.distributed.distributed_c10d import _get_default_store
 
@@ -45,6 +48,8 @@ def join(*, on_cpu: bool, peer_timeout_seconds: float) -> None:
     # Connections of their own: one that is waited on holds up every other use of it.
     _Group.store, watched = (PrefixStore("llmtune", default.clone()) for _ in range(2))
     _Group.watch = PeerWatch(watched, distributed.rank(), distributed.num_processes(), peer_timeout_seconds)
+    if dist.get_backend() != "gloo":
+        _Group.host = dist.new_group(backend="gloo", timeout=_TIMEOUT)
 
 
 def leave() -> None:
@@ -55,11 +60,11 @@ def leave() -> None:
         exchange(lambda: dist.barrier(async_op=True), patient=True)
         if _Group.watch is not None:
             _Group.watch.stop()
-        _Group.watch = _Group.store = None
+        _Group.watch = _Group.store = _Group.host = None
         dist.destroy_process_group()
 
 
-def exchange(start: Callable[[], Any], *, patient: bool = False) -> None:
+def exchange(start: Callable[[], Any], *, patient: bool = False, on_host: bool = False) -> None:
     """Exchange something among the processes: start it and wait for its end.
 
     On a GPU this returns once it is queued. On a CPU a process that fails, is killed or hangs ends the wait.
@@ -67,6 +72,7 @@ def exchange(start: Callable[[], Any], *, patient: bool = False) -> None:
     Args:
         start: starts an asynchronous operation of torch.distributed.
         patient: whether another process may work on for as long as it needs before it takes part.
+        on_host: whether it is an operation of `host_group`.
 
     Raises:
         PeerFailed: another process can't take part.
@@ -79,7 +85,7 @@ def exchange(start: Callable[[], Any], *, patient: bool = False) -> None:
         watch.arrive(patient=patient)
     try:
         work = start()
-        if dist.get_backend() != "gloo":
+        if dist.get_backend() != "gloo" and not on_host:
             work.wait()
             return
         while not _is_done(work):
@@ -88,6 +94,11 @@ def exchange(start: Callable[[], Any], *, patient: bool = False) -> None:
     except RuntimeError as error:
         fault = watch.fault(_EXPLAIN_SECONDS) if watch is not None else None
         raise fault or PeerFailed(f"the processes lost each other: {str(error).splitlines()[0]}") from error
+
+
+def host_group() -> "ProcessGroup | None":
+    """The group for tensors on the host, as torch.distributed takes it: no exchange in it waits for a GPU."""
+    return _Group.host
 
 
 def tell_end(error: BaseException, *, by_signal: bool) -> BaseException:

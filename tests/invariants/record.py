@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sqlite3
 import threading
 import time
 from collections import Counter
@@ -14,6 +15,7 @@ from typing import Any
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.manifest import Manifest
 from llmtune.runs.metrics_log import MetricsLog
+from llmtune.stages import record
 from llmtune.tracking.client import MlflowClient
 from llmtune.tracking.entry import KEPT_FILE
 from llmtune.tracking.mlflow import MlflowTracker, TrackedRun
@@ -42,6 +44,8 @@ class Trained:
     folder: RunFolder
     seconds: float = 0.0
     """From the start of the stages to their end."""
+    tracker_seconds: float = 0.0
+    """Of these, what the tracker took of the thread that trains: opening, each call, closing."""
 
     @property
     def weights(self) -> str:
@@ -95,6 +99,46 @@ def make_tracker(uri: str, folder: Path, **settings: Any) -> MlflowTracker:
     """A tracker of a run in `folder`."""
     tags = {"run_folder": str(folder)}
     return MlflowTracker(uri, TrackedRun(experiment="tries", name=folder.name, tags=tags, **settings), folder)
+
+
+@contextmanager
+def locked(store: Path):
+    """Another program holds the SQLite store."""
+    connection = sqlite3.connect(store, isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        connection.execute("ROLLBACK")
+        connection.close()
+
+
+class Stopwatch:
+    """Counts the time that the thread which trains spends in the tracker; calls inside others count once.
+
+    Args:
+        monkeypatch: undoes the counting at the test's end.
+    """
+
+    def __init__(self, monkeypatch: Any) -> None:
+        self.seconds = 0.0
+        self._is_inside = False
+        monkeypatch.setattr(record, "open_tracker", self._counted(record.open_tracker))
+        for name in ("log_params", "set_tags", "log_metrics", "log_artifact", "log_dataset", "close"):
+            monkeypatch.setattr(MlflowTracker, name, self._counted(getattr(MlflowTracker, name)))
+
+    def _counted(self, call: Any) -> Any:
+        def counted(*arguments: Any, **settings: Any) -> Any:
+            if self._is_inside:
+                return call(*arguments, **settings)
+            self._is_inside, started = True, time.perf_counter()
+            try:
+                return call(*arguments, **settings)
+            finally:
+                self._is_inside = False
+                self.seconds += time.perf_counter() - started
+
+        return counted
 
 
 def wait_for(condition: Any, seconds: float = 60.0) -> None:

@@ -1,11 +1,13 @@
 """One of several gloo processes: trains the tiny model, sharded by FSDP2, and writes its losses. Started by a test.
 
-Arguments: model folder, folder for results. Alone it trains the model whole.
+Arguments: model folder, folder for results.
 """
 
 import json
 import sys
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,28 +23,46 @@ from llmtune.models.token_loss import WHOLE, set_loss, token_losses
 
 STEPS = 8
 EXAMPLES = 4
+OPTIMIZERS = {
+    "sgd": partial(torch.optim.SGD, lr=0.5, momentum=0.9),
+    # An eps that counts beside the gradients: without it AdamW can't tell their sums from their means.
+    "adamw": partial(torch.optim.AdamW, lr=0.01, eps=1e-2, weight_decay=0.1),
+}
 
 
 def main(model_folder: Path, results: Path) -> None:
-    """Train with the gradients' sums over the processes, and once with the means that FSDP takes."""
+    """Train, and write what came out."""
     torch.set_num_threads(1)
     meeting = f"file://{results / 'meeting'}"
     dist.init_process_group(
         "gloo", init_method=meeting, rank=rank(), world_size=num_processes(), timeout=timedelta(seconds=60)
     )
-    outcome = {"sums": _train(model_folder, sums=True), "means": _train(model_folder, sums=False)}
-    (results / f"rank{rank()}.json").write_text(json.dumps(outcome))
+    (results / f"rank{rank()}.json").write_text(json.dumps(train_in_every_way(model_folder)))
     dist.barrier()
     dist.destroy_process_group()
 
 
-def _train(model_folder: Path, *, sums: bool) -> dict[str, list[float]]:
+def train_in_every_way(model_folder: Path) -> dict[str, dict[str, list[float]]]:
+    """By each optimizer, with the gradients' sums over the processes and with the means that FSDP takes.
+
+    In one process the model is whole, and both are the same.
+    """
+    return {
+        f"{name} {'sums' if sums else 'means'}": _train(model_folder, make_optimizer, sums=sums)
+        for name, make_optimizer in OPTIMIZERS.items()
+        for sums in (True, False)
+    }
+
+
+def _train(
+    model_folder: Path, make_optimizer: Callable[..., torch.optim.Optimizer], *, sums: bool
+) -> dict[str, list[float]]:
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
     set_loss(model, WHOLE)
     if num_processes() > 1:
         _shard(model)
     table = Examples(STEPS * EXAMPLES)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+    optimizer = make_optimizer(model.parameters())
     losses, shares = [], []
     for step in range(STEPS):
         indices = range(step * EXAMPLES, (step + 1) * EXAMPLES)
@@ -54,7 +74,8 @@ def _train(model_folder: Path, *, sums: bool) -> dict[str, list[float]]:
         optimizer.step()
         optimizer.zero_grad()
         total = loss.detach().clone()
-        dist.all_reduce(total)
+        if num_processes() > 1:
+            dist.all_reduce(total)
         losses.append(float(total))
     shares = [
         parameter.to_local().numel() if sharded(parameter) else parameter.numel() for parameter in model.parameters()

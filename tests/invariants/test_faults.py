@@ -96,6 +96,17 @@ def test_a_fault_that_is_read_late_leaves_what_a_resume_goes_on_from(tiny_llama,
     assert again.steps == {step: recorder.steps[step] for step in range(5, 11)}
 
 
+def test_an_update_that_is_too_large_is_not_saved(tiny_llama, tmp_path):
+    """Loss and gradient of the step are finite, and no later step has told yet."""
+    parts = make_parts(tiny_llama, Setup(LORA_DROPOUT, learning_rate=1e39))
+    saving = CheckpointCallback(RunFolder(tmp_path), CheckpointSettings(1, None, keep=9))
+    with pytest.raises(TrainingFault, match=r"^step \d: the update made weights infinite, so they aren't saved"), saving:
+        train(parts, TrainState(), [saving])
+    for checkpoint in list_checkpoints(tmp_path / "checkpoints"):
+        load_checkpoint(checkpoint, parts)
+        assert all(bool(weights.isfinite().all()) for weights in parts.trainable), checkpoint
+
+
 def test_one_process_that_breaks_stops_both_with_one_message(tiny_llama, tmp_path):
     here = Path(__file__).parent
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2"}

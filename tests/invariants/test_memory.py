@@ -69,7 +69,7 @@ def test_evaluation_holds_the_same_for_64_and_512_examples(tiny_model, packed, m
     if packed:
         set_attention(model, VARLEN)
     how = LossSettings(
-        batch_tokens=1280, packed=packed, pad_token_id=2, precision=Precision("fp32", "cpu", "test"), device=CPU
+        batch_tokens=640, packed=packed, pad_token_id=2, precision=Precision("fp32", "cpu", "test"), device=CPU
     )
 
     def peak(count):

@@ -2,7 +2,6 @@
 
 import resource
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -10,7 +9,7 @@ from collections import Counter
 
 import psutil
 import pytest
-from record import ASSETS, MOST_SECONDS_ADDED, BadServer, history, make_tracker, wait_for
+from record import ASSETS, MOST_SECONDS_ADDED, BadServer, history, locked, make_tracker, wait_for
 
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.status import RunStatusFile
@@ -93,7 +92,7 @@ def test_a_store_that_dies_midway_gets_the_rest_once_from_the_run_that_goes_on(
     tracker = make_tracker(uri, folder)
     tracker.log_metrics({"train/loss": 1.0}, 1)
     wait_for(lambda: _steps(uri, tracker.run_id) == [1])
-    broken = _full() if dies == "full" else _locked(tmp_path / "mlflow.db")
+    broken = _full() if dies == "full" else locked(tmp_path / "mlflow.db")
     with broken:
         for step in (2, 3):
             tracker.log_metrics({"train/loss": 1.0}, step)
@@ -113,20 +112,6 @@ def test_a_store_that_dies_midway_gets_the_rest_once_from_the_run_that_goes_on(
 
 def _steps(uri, run_id, key="train/loss"):
     return [step for step, _ in history(MlflowClient(uri), run_id, key)]
-
-
-class _locked:
-    """Another program holds the store."""
-
-    def __init__(self, store):
-        self._connection = sqlite3.connect(store, isolation_level=None)
-
-    def __enter__(self):
-        self._connection.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, *_):
-        self._connection.execute("ROLLBACK")
-        self._connection.close()
 
 
 class _full:

@@ -13,15 +13,18 @@ from record import TRAIN, Trained, history, steps_by_metric, twice, wait_for
 from llmtune.commands import runs
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.lookup import list_runs
+from llmtune.runs.manifest import Manifest
 from llmtune.runs.metrics_log import MetricsLog
 from llmtune.runs.status import RunStatusFile
+from llmtune.signals import INTERRUPTED
 from llmtune.tracking.client import MlflowClient
 from llmtune.tracking.dead_runs import mark_dead_runs
 from llmtune.tracking.entry import KEPT_FILE
 from llmtune.tracking.kept_file import KeptFile
 from llmtune.tracking.sending import RunSender
 
-LONG = ("data.num_examples=160", "train.num_epochs=12", "train.checkpoint_every_steps=20")
+LONG = ("data.num_examples=160", "train.num_epochs=6", "train.checkpoint_every_steps=10")
+NUM_STEPS = 108
 
 
 @pytest.fixture
@@ -65,7 +68,7 @@ def _check_each_step_once(work: Path, folder: RunFolder) -> None:
     """Each metric's steps in the store are those in the folder, once, with the same losses."""
     client, run = _mlflow_run(work, folder)
     losses = MetricsLog(folder.metrics_file).losses("train/loss")
-    assert len(losses) > 200
+    assert len(losses) == NUM_STEPS
     assert history(client, run.info.run_id) == losses
     for key, steps in steps_by_metric(folder).items():
         sent = [step for step, _ in history(client, run.info.run_id, key)]
@@ -77,7 +80,7 @@ def _check_each_step_once(work: Path, folder: RunFolder) -> None:
 def test_a_run_killed_midway_goes_on_and_no_step_is_sent_twice(work, capsys):
     from llmtune.cli import run
 
-    folder = _killed(work, 50, *LONG)
+    folder = _killed(work, 25, *LONG)
     _, before = _mlflow_run(work, folder)
     assert before.info.status == "RUNNING"
     assert runs.run([]) == 0  # the next command, whichever
@@ -86,7 +89,7 @@ def test_a_run_killed_midway_goes_on_and_no_step_is_sent_twice(work, capsys):
     assert (marked.info.status, record.status) == ("KILLED", "KILLED")
     assert marked.info.end_time / 1000 == pytest.approx(folder.metrics_file.stat().st_mtime, abs=5)
     process = _start(work, "train", f"run={folder.path}")  # it goes on, and is killed again, unmarked
-    wait_for(lambda: _num_steps() >= 100 or process.poll() is not None, 120)
+    wait_for(lambda: _num_steps() >= 50 or process.poll() is not None, 120)
     process.kill()
     assert process.wait(30) == -signal.SIGKILL
     assert run(["train", f"run={folder.path}", "tracking.ui_port=5999"]) == 0
@@ -101,16 +104,15 @@ def test_a_run_killed_midway_goes_on_and_no_step_is_sent_twice(work, capsys):
 def test_control_without_the_position_steps_are_sent_twice(work, monkeypatch):
     from llmtune.cli import run
 
-    folder = _killed(work, 50, *LONG)
+    folder = _killed(work, 25, *LONG)
     go_on = RunSender._go_on
 
     def without_position(self, client):
         run_id = go_on(self, client)
-        self._sent_steps = {}
+        self._sent_metrics = {}
         return run_id
 
     monkeypatch.setattr(RunSender, "_go_on", without_position)
-    monkeypatch.setattr("llmtune.tracking.mlflow.training_steps", lambda entries: {})
     assert run(["train", f"run={folder.path}"]) == 0
     with pytest.raises(AssertionError):
         _check_each_step_once(work, folder)
@@ -191,6 +193,45 @@ def test_pages_and_text_mark_a_run_that_is_dead(work, dead, monkeypatch):
     words = [word for word in TRAIN if word.startswith(("model=", "hardware"))]
     assert run(["generate", *words, "generate.prompt=one two", "generate.max_new_tokens=2"]) == 0
     assert RunStatusFile(dead.status_file).read().status == "KILLED"
+
+
+@pytest.fixture
+def measured_again(work, monkeypatch):
+    """Measures a trained run, stops between its figures and the manifest, and measures it again; its figures' points."""
+    from llmtune.cli import run
+
+    def go():
+        assert run([*TRAIN, "data.num_examples=16", "evaluate.num_samples=0"]) == 0
+        folder = list_runs(Path("runs"))[0].folder
+        with monkeypatch.context() as stopped:
+            stopped.setattr("llmtune.runs.manifest.Manifest.finish_stage", _interrupt)
+            assert run(["evaluate", f"run={folder.path}"]) == INTERRUPTED
+        assert run(["evaluate", f"run={folder.path}"]) == 0
+        client, found = _mlflow_run(work, folder)
+        results = Manifest(folder.manifest_file).stage("evaluate")
+        shown = {name: value for name, value in found.data.metrics.items() if name.startswith("evaluate/")}
+        assert shown == {name: results[name.removeprefix("evaluate/")] for name in shown}
+        return {name: history(client, found.info.run_id, name) for name in shown}
+
+    return go
+
+
+def _interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_figures_measured_again_are_there_once_but_for_a_speed_that_differs(measured_again):
+    points = measured_again()
+    assert len(points) > 4
+    speed = points.pop("evaluate/tokens_per_second")
+    assert len(speed) == len(set(speed))
+    assert {name: len(one) for name, one in points.items()} == dict.fromkeys(points, 1)
+
+
+@pytest.mark.slow
+def test_control_figures_that_are_not_compared_are_there_twice(measured_again, monkeypatch):
+    monkeypatch.setattr("llmtune.tracking.sending._is_new", lambda key, point, last: True)
+    assert len(measured_again()["evaluate/loss"]) == 2
 
 
 @pytest.mark.slow

@@ -18,8 +18,8 @@ from llmtune.runs.status import RunStatusFile
 from llmtune.stages.recipes import RECIPES
 
 from .conftest import ASSETS, SHORT
+from .long_runs import LAUNCHERS, TWO
 
-TWO = ["hardware=ddp", "hardware.num_processes=2"]
 EXACT = ["train.precision=fp32", "method.dropout=0.0", "evaluate.num_samples=0", "export.formats=[adapter]"]
 STAGES = ("prepare", "train", "evaluate", "export")
 
@@ -46,15 +46,6 @@ def test_two_processes_train_as_one_and_leave_one_record(workplace, capfd) -> No
     shown = capfd.readouterr()
     assert shown.out.count("run folder: ") == (folder / "log.txt").read_text().count("run folder: ") == 1
     assert "Traceback" not in shown.err
-
-
-LAUNCHERS = {
-    "torchrun": ["torch.distributed.run", "--nproc-per-node", "2"],
-    "accelerate": [
-        *("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
-        *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
-    ],
-}
 
 
 def _launch(workplace, launcher: str, *more: str) -> subprocess.CompletedProcess[str]:
@@ -143,42 +134,6 @@ def test_a_mistake_that_workers_find_is_one_message(workplace, capfd) -> None:
     assert RunStatusFile(workplace.newest.status_file).read().status == "FAILED"
 
 
-@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, "terminated"), (signal.SIGINT, "interrupted")])
-def test_what_ends_the_command_ends_its_workers(workplace, number, error) -> None:
-    process = _start_long(workplace)
-    running = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(number)
-    assert process.wait(60) == 128 + number
-    assert not [one for one in running if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
-    assert len(running) >= 3
-    record = RunStatusFile(workplace.newest.status_file).read()
-    assert (record.status, record.error) == ("KILLED", error)
-
-
-def test_a_peer_that_dies_fails_the_run(workplace) -> None:
-    process = _start_long(workplace)
-    _workers(workplace)["1"].kill()
-    assert process.wait(60) == 128 + signal.SIGKILL
-    record = RunStatusFile(workplace.newest.status_file).read()
-    assert record.status == "FAILED"
-    assert record.error.startswith("process 1 (number ")
-    assert "was killed" in record.error
-
-
-def test_a_peer_that_is_stopped_ends_all(workplace, capfd) -> None:
-    process = _start_long(workplace, "hardware.peer_timeout_seconds=3")
-    workers = _workers(workplace)
-    workers["1"].suspend()
-    assert process.wait(90) == 1
-    assert not [one for one in workers.values() if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
-    record = RunStatusFile(workplace.newest.status_file).read()
-    assert record.status == "FAILED"
-    assert "hasn't been heard of for" in record.error
-    shown = capfd.readouterr().err
-    assert shown.count("hasn't been heard of for") == 1
-    assert "Traceback" not in shown
-
-
 def test_processes_started_by_accelerate_share_one_folder(tmp_path) -> None:
     script = tmp_path / "share.py"
     script.write_text(
@@ -225,14 +180,6 @@ def test_a_deterministic_run_sets_what_cublas_reads_before_it_starts(workplace, 
     assert seen == [None, ":4096:8"]
 
 
-def _start_long(workplace, *more: str) -> subprocess.Popen[bytes]:
-    """A run of two processes that has trained a step and has many before it."""
-    words = _words(workplace, *TWO, "tracking.backend=none", "train.num_epochs=3000", "train", *more)
-    process = subprocess.Popen([sys.executable, "-m", "llmtune", *words], stdout=subprocess.DEVNULL)
-    _wait_for_a_step(workplace.folder / "runs")
-    return process
-
-
 def _wait_for_a_step(runs: Path) -> None:
     _wait_for(runs, "*/metrics.jsonl")
 
@@ -243,9 +190,3 @@ def _wait_for(runs: Path, pattern: str) -> None:
     while not any(path.stat().st_size for path in runs.glob(pattern)):
         assert time.monotonic() < deadline, f"there is no {pattern}"
         time.sleep(0.05)
-
-
-def _workers(workplace) -> dict[str, psutil.Process]:
-    """The run's processes by rank."""
-    first = psutil.Process(RunStatusFile(workplace.newest.status_file).read().pid)
-    return {one.environ()["RANK"]: one for one in first.parent().children()}

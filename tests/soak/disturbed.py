@@ -14,12 +14,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from store_server import StoreServer
-
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.lookup import list_runs
 from llmtune.runs.metrics_log import MetricsLog
 from llmtune.training.checkpoint import list_checkpoints
+from store_server import StoreServer
 
 ENDINGS = ("kill", "terminate", "interrupt", "full disk", "damage")
 """Disturbances that end the process; the run is gone on with."""

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from disturbed import Disturber, environment, fresh_folder, llmtune
 from mlflow import MlflowClient
-from store_server import StoreServer
 
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.lookup import list_runs
 from llmtune.runs.manifest import Manifest
 from llmtune.runs.metrics_log import MetricsLog
 from llmtune.runs.status import RunStatusFile
+from store_server import StoreServer
 
 SEED = 20
 WHAT_IS_COMPARED = ("train/loss", "train/grad_norm", "train/learning_rate", "evaluate/validation_loss")
@@ -88,9 +88,9 @@ def _soak(assets, tmp_path, server, monkeypatch, *, steps: int, gap: int) -> Dis
 
 @pytest.mark.slow
 def test_two_thousand_disturbed_steps_end_as_undisturbed_ones(assets, tmp_path, server, monkeypatch):
-    disturber = _soak(assets, tmp_path, server, monkeypatch, steps=2000, gap=80)
+    disturber = _soak(assets, tmp_path, server, monkeypatch, steps=2000, gap=50)
     assert len(disturber.counts) == 7, "each kind of disturbance came"
-    assert sum(disturber.counts.values()) >= 30
+    assert sum(disturber.counts.values()) >= 25
 
 
 @pytest.mark.slow

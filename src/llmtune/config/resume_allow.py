@@ -31,7 +31,7 @@ _CHOSEN = "it was settled when the run began and is restored from its manifest"
 _REASONS = {
     "data.": "the run's place is counted in steps over its own examples; for others start a new run from its weights, "
     "with method.adapter=RUN or model=CHECKPOINT",
-    "hardware.": _CHOSEN,
+    "hardware.num_threads": _CHOSEN,
     "method.learning_rate": "training takes train.learning_rate; name that",
     "method.": "the checkpoint's weights belong to that method and its shape",
     "model.attention": _CHOSEN,

@@ -11,19 +11,18 @@ from llmtune.runs.environment import git_commit
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.status import RunStatusFile
 from llmtune.tracking.dead_runs import mark_dead_runs
-from llmtune.tracking.mlflow import MlflowTracker, TrackedRun
+from llmtune.tracking.mlflow import PARENT_RUN_VARIABLE, SWEEP_VARIABLE, MlflowTracker, TrackedRun
 from llmtune.tracking.null import NullTracker
 from llmtune.tracking.store import resolve_tracking_uri
 from llmtune.tracking.tracker import Tracker
 
 
-def open_tracker(folder: RunFolder, config: RunConfig, parent_run_id: str | None) -> Tracker:
+def open_tracker(folder: RunFolder, config: RunConfig) -> Tracker:
     """The run's tracker, its status file marked as running; a run that goes on stays the same MLflow run.
 
     Args:
         folder: the run's folder.
         config: its config.
-        parent_run_id: MLflow run of the sweep that it belongs to.
     """
     if not distributed.is_first():
         return NullTracker()
@@ -33,13 +32,14 @@ def open_tracker(folder: RunFolder, config: RunConfig, parent_run_id: str | None
     uri = resolve_tracking_uri(chosen, Path.cwd()) if config.tracking.backend == "mlflow" else None
     known_id = before.mlflow_run_id if before else None
     status.start(known_id if uri else None, uri)  # from now on no other command sends what this run had kept
-    mark_dead_runs(Path(config.runs_dir), uri)
     if uri is None:
+        mark_dead_runs(Path(config.runs_dir), uri)
         return NullTracker()
     run = TrackedRun(
         experiment=config.tracking.experiment,
         name=folder.path.name,
-        parent_run_id=parent_run_id,
+        sweep=os.environ.get(SWEEP_VARIABLE),
+        parent_run_id=os.environ.get(PARENT_RUN_VARIABLE),
         run_id=known_id,
         tags=_tags(folder, config),
     )
@@ -49,6 +49,7 @@ def open_tracker(folder: RunFolder, config: RunConfig, parent_run_id: str | None
         status.end("FAILED", str(error))
         raise
     status.start(tracker.run_id or known_id, uri)
+    mark_dead_runs(Path(config.runs_dir), uri, send=tracker.run_id is not None)  # a store that is away is asked once
     tracker.log_params(flatten(to_plain(config)))
     tracker.log_artifact(folder.config_file)
     return tracker

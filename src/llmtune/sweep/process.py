@@ -13,7 +13,7 @@ from llmtune.runs.status import RunState, RunStatusFile
 from llmtune.signals import kill_all, started_by
 from llmtune.sweep.job import JobOutcome, SweepJob, SweepSettings
 from llmtune.tracking.dead_runs import end_run
-from llmtune.tracking.mlflow import PARENT_RUN_VARIABLE
+from llmtune.tracking.mlflow import PARENT_RUN_VARIABLE, SWEEP_VARIABLE
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def run_job(job: SweepJob, settings: SweepSettings, parent_run_id: str | None) -
         What became of it, and whether a person or the system interrupted the sweep meanwhile.
     """
     started = time.monotonic()
-    environment = {**os.environ, **job.env}
+    environment = {**os.environ, SWEEP_VARIABLE: settings.folder.path.name, **job.env}
     if parent_run_id is not None:
         environment[PARENT_RUN_VARIABLE] = parent_run_id
     try:

@@ -32,12 +32,19 @@ class TrackedRun:
     """MLflow experiment's name."""
     name: str
     """Run's name; no other run of the experiment has it."""
+    sweep: str | None = None
+    """Name of the sweep that the run belongs to, which is also the name of the sweep's MLflow run."""
     parent_run_id: str | None = None
-    """MLflow run of the sweep that the run belongs to."""
+    """The sweep's MLflow run, where it is known; else it is looked for by name."""
     run_id: str | None = None
     """MLflow run to go on in; None makes a new one."""
     tags: Mapping[str, str] = field(default_factory=dict)
     """Searchable tags; `run_folder` is where the run is on disk, and where entries are kept that weren't sent."""
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether it is the run of a sweep, which its jobs' runs belong to."""
+        return self.tags.get("kind") == "sweep"
 
     @property
     def kept_file(self) -> Path | None:
@@ -55,15 +62,6 @@ def metrics_entry(values: Mapping[str, float], step: int) -> Entry:
     """
     numbers = {key: float(value) for key, value in values.items()}
     return Entry("metrics", {"values": numbers, "step": step, "timestamp": int(time.time() * 1000)})
-
-
-def training_steps(entries: Sequence[Entry]) -> dict[str, int]:
-    """The last step of each of training's metrics among the entries."""
-    last: dict[str, int] = {}
-    for entry in entries:
-        names = entry.content["values"] if entry.kind == "metrics" else ()
-        last |= {name: entry.content["step"] for name in names if name.startswith(TRAINING_METRICS)}
-    return last
 
 
 def first_batch(entries: Sequence[Entry]) -> list[Entry]:

@@ -13,7 +13,7 @@ from typing import Any
 from llmtune.logs import say, warn
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.status import RunStatusFile, without_credentials
-from llmtune.tracking.entry import Entry, TrackedRun, metrics_entry, training_steps
+from llmtune.tracking.entry import Entry, TrackedRun, metrics_entry
 from llmtune.tracking.entry_queue import EntryQueue
 from llmtune.tracking.kept_file import KeptFile, read_kept
 from llmtune.tracking.secrets import mask_secrets
@@ -21,10 +21,12 @@ from llmtune.tracking.sending import RunSender, first_line
 from llmtune.tracking.system_metrics import SystemMetrics
 from llmtune.tracking.tracker import RunStatus
 
-__all__ = ["PARENT_RUN_VARIABLE", "MlflowTracker", "TrackedRun"]
+__all__ = ["PARENT_RUN_VARIABLE", "SWEEP_VARIABLE", "MlflowTracker", "TrackedRun"]
 
+SWEEP_VARIABLE = "LLMTUNE_SWEEP"
+"""Environment variable that gives a sweep's job the name of the sweep."""
 PARENT_RUN_VARIABLE = "LLMTUNE_PARENT_RUN_ID"
-"""Environment variable that gives a sweep's job the MLflow run of the sweep."""
+"""Environment variable that gives a sweep's job the MLflow run of the sweep, where it is known."""
 
 _LONGEST_PARAM = 500
 _LONGEST_TAG = 8000
@@ -49,19 +51,18 @@ class MlflowTracker:
     """
 
     def __init__(self, uri: str, run: TrackedRun, working_folder: Path, *, system_metrics: bool = False) -> None:
-        run = replace(run, tags={key: without_credentials(text) for key, text in run.tags.items()})
-        self._uri, self._run = uri, run
+        self._uri = uri
         self._away = threading.Event()
         self._wants_system_metrics = system_metrics
         self._system_metrics: SystemMetrics | None = None
         self._queue: EntryQueue | None = None
+        run = replace(run, tags={key: without_credentials(text) for key, text in run.tags.items()})
         kept = KeptFile(run.kept_file) if run.kept_file is not None else None
         described, entries = read_kept(kept.path) if kept is not None else ({}, [])
-        if run.run_id is None and described.get("run_id"):
-            run = replace(run, run_id=described["run_id"])
-        self._sender = RunSender(uri, run, working_folder, was_away=bool(described))
+        ids = {name: getattr(run, name) or described.get(name) for name in ("run_id", "sweep", "parent_run_id")}
+        self._run = replace(run, **ids)
+        self._sender = RunSender(uri, self._run, working_folder, was_away=bool(described))
         waiting = [entry for entry in entries if entry.kind != "end"]
-        self._kept_steps = training_steps(waiting)
         queue = EntryQueue(self._send, self._say_away, kept, waiting, describe=self._describe)
         queue.tried.wait(_OPEN_FILE_SECONDS if uri.startswith("sqlite:") else _OPEN_SECONDS)
         if self._sender.problem is not None:
@@ -97,10 +98,9 @@ class MlflowTracker:
         self._put("tags", {_key(key): without_credentials(text)[:_LONGEST_TAG] for key, text in tags.items()})
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Queue metrics (`<stage>/<name>`) at `step`; a run that goes on skips training's steps that it has."""
-        new = {_key(key): value for key, value in metrics.items() if step > self._kept_steps.get(_key(key), -1)}
-        if self._queue is not None and new:
-            self._queue.put(metrics_entry(new, step))
+        """Queue metrics (`<stage>/<name>`) at `step`; what the store has already isn't sent again."""
+        if self._queue is not None and metrics:
+            self._queue.put(metrics_entry({_key(key): value for key, value in metrics.items()}, step))
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Upload a file, or what a folder holds, below `folder` of the run's artifacts."""
@@ -134,6 +134,7 @@ class MlflowTracker:
             warn(f"{num_unsent} entries did not reach {store}, and no file could keep them")
         elif self._away.is_set():
             say(f"the MLflow store {store} is back and has everything")
+        self._away.set()  # a request that is still out says no more
 
     def _put(self, kind: Any, content: Mapping[str, Any]) -> None:
         if self._queue is not None and content:

@@ -22,6 +22,7 @@ from llmtune.tracking.entry import TRAINING_METRICS, Entry, TrackedRun
 from llmtune.tracking.store import check_store, open_store
 
 _PARENT_TAG = "mlflow.parentRunId"
+_SWEEP_TAG = "sweep"
 _PARAMS_PER_CALL = 100
 _METRICS_PER_CALL = 1000
 _LONGEST_DIGEST = 36
@@ -51,7 +52,7 @@ class RunSender:
         self._uri, self._run, self._working_folder = uri, run, working_folder
         self._was_away = was_away
         self._client: MlflowClient | None = None
-        self._sent_steps: dict[str, int] = {}
+        self._sent_metrics: dict[str, tuple[int, float]] = {}  # the last step of each, and its value
         self._sent_params: set[str] = set()
 
     def send(self, entries: Sequence[Entry]) -> None:
@@ -84,11 +85,12 @@ class RunSender:
             raise
         self.experiment_id = store.experiment_id
         run_id = self._go_on(store.client) or self._create_run(store.client)
+        self._tie_to_sweep(store.client, run_id)
         self._client, self.run_id = store.client, run_id
         return store.client, run_id
 
     def _go_on(self, client: MlflowClient) -> str | None:
-        run_id = self._run.run_id or self._made_unseen(client)
+        run_id = self._run.run_id or (self._named(client, self._run.name) if self._was_away else None)
         if run_id is None:
             return None
         try:
@@ -102,23 +104,36 @@ class RunSender:
         self.goes_on = True
         self._sent_params = set(found.data.params)
         sent: Sequence[Any] = found.data._metric_objs  # the only place that has the steps
-        self._sent_steps = {one.key: one.step for one in sent if one.key.startswith(TRAINING_METRICS)}
+        self._sent_metrics = {one.key: (one.step, one.value) for one in sent}
         return run_id
 
-    def _made_unseen(self, client: MlflowClient) -> str | None:
-        """The run that an earlier request made, whose answer never came."""
-        if not self._was_away or self.experiment_id is None:
-            return None
-        found = client.search_runs([self.experiment_id], f"attributes.run_name = '{self._run.name}'", max_results=1)
+    def _named(self, client: MlflowClient, name: str) -> str | None:
+        """The run of that name: made by an earlier request, whose answer may never have come, or by the sweep."""
+        assert self.experiment_id is not None
+        found = client.search_runs([self.experiment_id], f"attributes.run_name = '{name}'", max_results=1)
         return found[0].info.run_id if found else None
 
     def _create_run(self, client: MlflowClient) -> str:
         tags = {"mlflow.source.name": "llmtune", **self._run.tags}
-        if self._run.parent_run_id:
-            tags[_PARENT_TAG] = self._run.parent_run_id
+        family = {_SWEEP_TAG: self._run.sweep, _PARENT_TAG: self._run.parent_run_id}
+        tags |= {key: value for key, value in family.items() if value}
         self._was_away = True  # where the answer to this doesn't come, the next attempt looks for the run
         assert self.experiment_id is not None
         return client.create_run(self.experiment_id, run_name=self._run.name, tags=tags).info.run_id
+
+    def _tie_to_sweep(self, client: MlflowClient, run_id: str) -> None:
+        """Make a job's run the child of its sweep's, where the store was away as either was made: the later one does.
+
+        Each is there before it looks for the other, so that one of two at the same time finds the other.
+        """
+        if self._run.sweep is not None and self._run.parent_run_id is None:
+            parent = self._named(client, self._run.sweep)
+            if parent is not None:
+                client.set_tag(run_id, _PARENT_TAG, parent)
+        if self._run.is_sweep and self.experiment_id is not None:
+            for job in client.search_runs([self.experiment_id], f"tags.{_SWEEP_TAG} = '{self._run.name}'"):
+                if _PARENT_TAG not in job.data.tags:
+                    client.set_tag(job.info.run_id, _PARENT_TAG, run_id)
 
     def _sender(self, kind: str) -> Callable[[MlflowClient, str, Sequence[Entry]], None]:
         return {
@@ -137,14 +152,23 @@ class RunSender:
             client.log_batch(run_id, params=items[start : start + _PARAMS_PER_CALL])
 
     def _send_metrics(self, client: MlflowClient, run_id: str, entries: Sequence[Entry]) -> None:
-        metrics = [
-            Metric(key, value, entry.content["timestamp"], entry.content["step"])
-            for entry in entries
-            for key, value in entry.content["values"].items()
-            if entry.content["step"] > self._sent_steps.get(key, -1)
-        ]
+        """Send the metrics that the store lacks; a run that goes on makes some of them again."""
+        sent, metrics = dict(self._sent_metrics), []
+        for entry in entries:
+            step = entry.content["step"]
+            for key, value in entry.content["values"].items():
+                if _is_new(key, (step, value), sent.get(key)):
+                    metrics.append(Metric(key, value, entry.content["timestamp"], step))
+                    sent[key] = (step, value)
         for start in range(0, len(metrics), _METRICS_PER_CALL):
             client.log_batch(run_id, metrics=metrics[start : start + _METRICS_PER_CALL])
+        self._sent_metrics = sent
+
+
+def _is_new(key: str, point: tuple[int, float], last: tuple[int, float] | None) -> bool:
+    """Whether the store lacks a metric's point: a later step of a curve, or another value of a single figure."""
+    is_curve = last is not None and last[0] > 0 and key.startswith(TRAINING_METRICS)
+    return last is None or (point[0] > last[0] if is_curve else point != last)
 
 
 def first_line(error: Exception) -> str:

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from llmtune.process_group import exchange
+from llmtune.process_group import exchange, host_group
 
 
 def several_processes() -> bool:
@@ -25,14 +25,15 @@ def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Replace each gradient by its sum over the processes; a missing one counts as zeros.
+    """Replace each gradient by its sum over the processes; one that is missing in some of them counts as zeros there.
 
-    One reduction a dtype over all gradients laid end to end, so every process ends with the same bits.
+    A parameter that has none in any process is left without, as it is with one: zeros would make its weight decay. One
+    reduction a dtype over all gradients laid end to end, so every process ends with the same bits.
     """
     if not several_processes():
         return
     by_dtype: dict[torch.dtype, list[torch.Tensor]] = defaultdict(list)
-    for parameter in parameters:
+    for parameter in _with_gradient(parameters):
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         by_dtype[parameter.grad.dtype].append(parameter.grad)
@@ -66,6 +67,13 @@ def wait_for_all() -> None:
     """Return once every process has come here, however long the first works on."""
     if several_processes():
         exchange(lambda: dist.barrier(async_op=True), patient=True)
+
+
+def _with_gradient(parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
+    """Those that have a gradient in any process. Which it has each host knows, so nothing waits for a device."""
+    flags = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.uint8)
+    exchange(lambda: dist.all_reduce(flags, dist.ReduceOp.MAX, group=host_group(), async_op=True), on_host=True)
+    return [parameter for parameter, flag in zip(parameters, flags.tolist(), strict=True) if flag]
 
 
 def _reduce(tensor: torch.Tensor, how: Any = dist.ReduceOp.SUM) -> None:

@@ -94,6 +94,20 @@ def read_steps(parts: TrainParts, state: TrainState) -> None:
         raise watch.fault
 
 
+def check_weights(parts: TrainParts, state: TrainState) -> None:
+    """Return if every weight is finite: an update alone can be too large, which no loss has told yet.
+
+    Raises:
+        TrainingFault: one isn't.
+    """
+    finite = torch.stack([torch.isfinite(weights).all() for weights in parts.trainable])
+    if not finite.all():
+        raise TrainingFault(
+            f"step {state.global_step}: the update made weights infinite, so they aren't saved; earlier checkpoints "
+            "are untouched. Lower train.learning_rate, or weight decay"
+        )
+
+
 def _settle(
     parts: TrainParts, state: TrainState, step: UnreadStep, row: Sequence[float], seconds_per_token: float
 ) -> None:

@@ -22,7 +22,7 @@ from llmtune.training.checkpoint import (
     told,
 )
 from llmtune.training.collectives import several_processes, value_of_first, wait_for_all
-from llmtune.training.faults import read_steps
+from llmtune.training.faults import check_weights, read_steps
 from llmtune.training.parts import StepResult, TrainParts, TrainState
 from llmtune.training.snapshot import Snapshot, copy_fits, num_bytes, take_snapshot
 
@@ -105,6 +105,7 @@ class CheckpointCallback:
 
     def _save(self, parts: TrainParts, state: TrainState) -> None:
         read_steps(parts, state)
+        check_weights(parts, state)
         self._first_does(partial(self._begin_save, parts, state), parts)
         self._saved_step = state.global_step
 
