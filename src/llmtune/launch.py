@@ -10,7 +10,7 @@ from pathlib import Path
 from llmtune import distributed, process_group
 from llmtune.config.hardware import HardwareConfig
 from llmtune.config.run import RunConfig
-from llmtune.errors import ConfigError, LlmtuneError, RunError
+from llmtune.errors import ConfigError, LlmtuneError, PeerFailed, RunError
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.status import check_not_running
 from llmtune.signals import kill_all, started_by, terminable
@@ -24,6 +24,7 @@ def launch(folder: RunFolder, config: RunConfig, stages: Sequence[str]) -> int:
     Raises:
         LlmtuneError: a stage failed for a reason that its message names; with several processes that is shown
             already, and only the exit status says so.
+        PeerFailed: the launcher of several processes was killed; they end by themselves, and record it.
         RunError: another process is at work on the run.
     """
     count = 1 if "RANK" in os.environ else num_processes_for(config.hardware)
@@ -112,10 +113,12 @@ def _run_to_end(command: Sequence[str], environment: dict[str, str]) -> int:
         process = subprocess.Popen(command, env=environment, process_group=0)
         try:
             status = process.wait()
-            return status if status >= 0 else 128 - status
         except (KeyboardInterrupt, SystemExit) as stop:
             _stop(process, signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM)
             raise
+    if status < 0:
+        raise PeerFailed(f"{signal.Signals(-status).name} ended what started the run's processes", 128 - status)
+    return status
 
 
 def _stop(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

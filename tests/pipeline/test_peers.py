@@ -87,7 +87,7 @@ def test_a_process_that_is_stopped_ends_all(workplace) -> None:
 
 
 def test_a_process_that_lets_the_others_wait_ends_all(workplace, in_second) -> None:
-    in_second("time.sleep(14)")
+    in_second("time.sleep(12)")
     run = start_long(workplace, "hardware.peer_timeout_seconds=6")
     status, errors = run.end(120)
     assert status == 1
@@ -95,13 +95,6 @@ def test_a_process_that_lets_the_others_wait_ends_all(workplace, in_second) -> N
     assert "raise hardware.peer_timeout_seconds" in errors
     assert run.record.status == "FAILED"
     assert run.record.error.startswith("process 1 (number ")
-
-
-def test_control_a_process_that_is_late_by_less_ends_nothing(workplace, in_second) -> None:
-    in_second("time.sleep(8)")
-    run = start_long(workplace, "hardware.peer_timeout_seconds=16", "train.num_epochs=1")
-    assert run.end(120) == (0, "")
-    assert run.record.status == "FINISHED"
 
 
 @pytest.mark.parametrize(
@@ -128,7 +121,9 @@ def test_a_killed_parent_leaves_nothing_behind(workplace, whose, status) -> None
     started = run.started
     launcher = run.workers["0"].parent()
     (launcher if whose == "launcher" else run.process).kill()
-    run.end(60)
+    ended, errors = run.end(60)
+    assert ended == (128 + signal.SIGKILL if whose == "launcher" else -signal.SIGKILL)
+    assert errors == ("llmtune: SIGKILL ended what started the run's processes\n" if whose == "launcher" else "")
     deadline = time.monotonic() + 60
     while alive(started):
         assert time.monotonic() < deadline, alive(started)
