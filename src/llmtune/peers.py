@@ -1,5 +1,6 @@
 """The other processes of a run, watched from a thread: one that fails, is killed or hangs ends all of them, by name."""
 
+import atexit
 import json
 import os
 import socket
@@ -20,6 +21,7 @@ _LEFT = "left"
 _MOST_SECONDS_BETWEEN_LOOKS = 1.0
 _START_TIME_TOLERANCE_SECONDS = 1.0
 _NOTICE_SECONDS = 60.0
+_REST_SECONDS = 2.0
 _KILLED_STATUS = 137
 _LONGER = "where it only needs longer, raise hardware.peer_timeout_seconds"
 
@@ -102,7 +104,9 @@ class PeerWatch:
         self._stopped = threading.Event()
         who = [socket.gethostname(), os.getpid(), psutil.Process().create_time()]
         store.set(f"who/{rank}", json.dumps(who))
-        threading.Thread(target=self._watch, name="peers", daemon=True).start()
+        self._thread = threading.Thread(target=self._watch, name="peers", daemon=True)
+        self._thread.start()
+        atexit.register(self._rest)
 
     def arrive(self, *, patient: bool) -> None:
         """Say that this process has come to the next exchange.
@@ -151,6 +155,12 @@ class PeerWatch:
         self._stopped.set()
         self._noticed.set()
         self.tell(None)
+
+    def _rest(self) -> None:
+        """Be out of the store before Python ends, which aborts where a thread is in it."""
+        self._stopped.set()
+        self._noticed.set()
+        self._thread.join(_REST_SECONDS)
 
     def _watch(self) -> None:
         from torch.distributed import DistError

@@ -21,7 +21,6 @@ from llmtune.tracking.client import MlflowClient
 from llmtune.tracking.dead_runs import mark_dead_runs
 from llmtune.tracking.entry import KEPT_FILE
 from llmtune.tracking.kept_file import KeptFile
-from llmtune.tracking.sending import RunSender
 
 LONG = ("data.num_examples=160", "train.num_epochs=6", "train.checkpoint_every_steps=10")
 NUM_STEPS = 120
@@ -101,18 +100,11 @@ def test_a_run_killed_midway_goes_on_and_no_step_is_sent_twice(work, capsys):
 
 
 @pytest.mark.slow
-def test_control_without_the_position_steps_are_sent_twice(work, monkeypatch):
+def test_control_where_points_are_not_compared_steps_are_sent_twice(work, monkeypatch):
     from llmtune.cli import run
 
     folder = _killed(work, 25, *LONG)
-    go_on = RunSender._go_on
-
-    def without_position(self, client):
-        run_id = go_on(self, client)
-        self._sent_metrics = {}
-        return run_id
-
-    monkeypatch.setattr(RunSender, "_go_on", without_position)
+    monkeypatch.setattr("llmtune.tracking.sending._is_new", lambda key, point, last: True)
     assert run(["train", f"run={folder.path}"]) == 0
     client, sent = _mlflow_run(work, folder)
     assert twice([step for step, _ in history(client, sent.info.run_id)])

@@ -123,7 +123,10 @@ def test_a_killed_parent_leaves_nothing_behind(workplace, whose, status) -> None
     (launcher if whose == "launcher" else run.process).kill()
     ended, errors = run.end(60)
     assert ended == (128 + signal.SIGKILL if whose == "launcher" else -signal.SIGKILL)
-    assert errors == ("llmtune: SIGKILL ended what started the run's processes\n" if whose == "launcher" else "")
+    if whose == "launcher":  # torch adds where it lost its store
+        assert errors.count("llmtune: ") == errors.count("llmtune: SIGKILL ended what started the run's processes") == 1
+    else:
+        assert errors == ""
     deadline = time.monotonic() + 60
     while alive(started):
         assert time.monotonic() < deadline, alive(started)
