@@ -1,5 +1,6 @@
 """Makes the helpers beside the tests importable, also for the processes that a test starts."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -25,3 +26,18 @@ def impatient(monkeypatch):
 
     quick = QueueSettings(linger_seconds=0.05, retry_seconds=0.1)
     monkeypatch.setattr("llmtune.tracking.entry_queue.QueueSettings", lambda: quick)
+
+
+@pytest.fixture(scope="session")
+def _empty_store(tmp_path_factory):
+    from llmtune.tracking.client import MlflowClient
+
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
+
+
+@pytest.fixture
+def store(_empty_store, tmp_path):
+    """The file of a store that is empty; making one takes seconds, copying one doesn't."""
+    return Path(shutil.copy(_empty_store, tmp_path))

@@ -9,14 +9,14 @@ from collections import Counter
 
 import psutil
 import pytest
-from record import ASSETS, MOST_SECONDS_ADDED, BadServer, history, locked, make_tracker, wait_for
+from record import ASSETS, MOST_SECONDS_ADDED, BadServer, history, locked, make_tracker, twice, wait_for
 
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.status import RunStatusFile
-from llmtune.tracking.client import MlflowClient
+from llmtune.tracking.client import Metric, MlflowClient
 from llmtune.tracking.dead_runs import mark_dead_runs
 from llmtune.tracking.entry import KEPT_FILE
-from llmtune.tracking.kept_file import KeptFile, read_kept
+from llmtune.tracking.kept_file import read_kept
 
 
 @pytest.fixture
@@ -85,14 +85,14 @@ def test_2000_steps_that_wait_for_a_server_take_little_memory(folder, monkeypatc
 
 @pytest.mark.parametrize("dies", ["full", "locked"])
 def test_a_store_that_dies_midway_gets_the_rest_once_from_the_run_that_goes_on(
-    tmp_path, folder, impatient, monkeypatch, dies
+    store, folder, impatient, monkeypatch, dies
 ):
     monkeypatch.setattr("llmtune.tracking.mlflow.warn", lambda text: None)  # what is shown may go to a large file
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    uri = f"sqlite:///{store}"
     tracker = make_tracker(uri, folder)
     tracker.log_metrics({"train/loss": 1.0}, 1)
     wait_for(lambda: _steps(uri, tracker.run_id) == [1])
-    broken = _full() if dies == "full" else locked(tmp_path / "mlflow.db")
+    broken = _full() if dies == "full" else locked(store)
     with broken:
         for step in (2, 3):
             tracker.log_metrics({"train/loss": 1.0}, step)
@@ -125,11 +125,9 @@ class _full:
         resource.setrlimit(resource.RLIMIT_FSIZE, self._before)
 
 
-def test_an_answer_that_never_came_makes_no_second_run(tmp_path, folder, impatient, monkeypatch):
-    from llmtune.tracking import client
-
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    create, calls = client.MlflowClient.create_run, []
+def test_an_answer_that_never_came_makes_no_second_run(store, folder, impatient, monkeypatch):
+    uri = f"sqlite:///{store}"
+    create, calls = MlflowClient.create_run, []
 
     def create_unheard(self, *arguments, **settings):
         made = create(self, *arguments, **settings)
@@ -138,7 +136,7 @@ def test_an_answer_that_never_came_makes_no_second_run(tmp_path, folder, impatie
             raise ConnectionError("the answer was lost")
         return made
 
-    monkeypatch.setattr(client.MlflowClient, "create_run", create_unheard)
+    monkeypatch.setattr(MlflowClient, "create_run", create_unheard)
     tracker = make_tracker(uri, folder)
     tracker.log_metrics({"train/loss": 1.0}, 1)
     wait_for(lambda: tracker.run_id)
@@ -147,29 +145,76 @@ def test_an_answer_that_never_came_makes_no_second_run(tmp_path, folder, impatie
     assert _steps(uri, tracker.run_id) == [1]
 
 
-def test_metrics_whose_answer_was_lost_are_not_there_twice(tmp_path, folder, impatient, monkeypatch):
-    from llmtune.tracking import client
+@pytest.fixture
+def unheard(store, folder, impatient, monkeypatch):
+    """A run that sends each kind of entry, the first two answers to each lost; its client and the run."""
+    calls = Counter()
 
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    send, calls = client.MlflowClient.log_batch, []
+    def lose(name):
+        send = getattr(MlflowClient, name)
 
-    def send_unheard(self, *arguments, **settings):
-        send(self, *arguments, **settings)
-        calls.append(settings)
-        if len(calls) <= 2:
-            raise ConnectionError("the answer was lost")
+        def send_unheard(*arguments, **settings):
+            send(*arguments, **settings)
+            kind = "metrics" if "metrics" in settings else name
+            calls[kind] += 1
+            if calls[kind] <= 2:
+                raise ConnectionError("the answer was lost")
 
-    monkeypatch.setattr(client.MlflowClient, "log_batch", send_unheard)
-    tracker = make_tracker(uri, folder)
-    for step in (1, 2, 3):
-        tracker.log_metrics({"train/loss": 1.0}, step)
-    wait_for(lambda: len(calls) > 2)
-    tracker.close("FINISHED")
-    assert _steps(uri, tracker.run_id) == [1, 2, 3]
+        monkeypatch.setattr(MlflowClient, name, send_unheard)
+
+    for name in ("log_batch", "log_inputs", "log_artifact", "set_terminated"):
+        lose(name)
+
+    def go():
+        uri = f"sqlite:///{store}"
+        tracker = make_tracker(uri, folder)
+        tracker.log_params({"seed": 1})
+        for step in (1, 2, 3):
+            tracker.log_metrics({"train/loss": 1.0 / step}, step)
+        tracker.log_dataset("mine", "d", "mine.jsonl", "train", 1)
+        tracker.log_artifact(ASSETS / "examples.jsonl")
+        wait_for(lambda: calls["log_artifact"] > 2)
+        tracker.close("FINISHED")
+        assert min(calls[name] for name in ("log_batch", "metrics", "log_inputs", "log_artifact")) > 2
+        return MlflowClient(uri), MlflowClient(uri).get_run(tracker.run_id)
+
+    return go
 
 
-def test_a_killed_run_is_marked_and_what_it_had_kept_is_sent_by_the_next(tmp_path, folder, monkeypatch):
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+def test_what_was_sent_and_its_answer_lost_is_not_there_twice(unheard):
+    client, run = unheard()
+    assert history(client, run.info.run_id) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+    assert (run.info.status, run.data.params, len(run.inputs.dataset_inputs)) == ("FINISHED", {"seed": "1"}, 1)
+    assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["examples.jsonl"]
+
+
+def test_control_metrics_that_bear_the_time_of_their_sending_are_there_twice(unheard, monkeypatch):
+    def sent_now(key, value, timestamp, step):
+        return Metric(key, value, time.time_ns() // 10**6, step)
+
+    monkeypatch.setattr("llmtune.tracking.sending.Metric", sent_now)
+    client, run = unheard()
+    assert twice([step for step, _ in history(client, run.info.run_id)])
+
+
+@pytest.mark.parametrize("compares", [True, False])
+def test_a_run_that_goes_on_sends_a_step_again_only_where_points_are_not_compared(
+    store, folder, impatient, monkeypatch, compares
+):
+    if not compares:
+        monkeypatch.setattr("llmtune.tracking.sending._is_new", lambda key, point, last: True)
+    uri, run_id = f"sqlite:///{store}", None
+    for steps in ((1, 2, 3), (2, 3, 4)):
+        tracker = make_tracker(uri, folder, run_id=run_id)
+        for step in steps:
+            tracker.log_metrics({"train/loss": 1.0 / step}, step)
+        tracker.close("KILLED")
+        run_id = tracker.run_id
+    assert twice(_steps(uri, run_id)) == ([] if compares else [2, 3])
+
+
+def test_a_killed_run_is_marked_and_what_it_had_kept_is_sent_by_the_next(store, folder):
+    uri, runs_dir = f"sqlite:///{store}", folder.parent
     code = (
         "import os, signal, time; from pathlib import Path\n"
         "from llmtune.runs.status import RunStatusFile\n"
@@ -192,12 +237,12 @@ def test_a_killed_run_is_marked_and_what_it_had_kept_is_sent_by_the_next(tmp_pat
     record = RunStatusFile(RunFolder(folder).status_file).read()
     assert record.status == "RUNNING"
     assert _steps(uri, record.mlflow_run_id) == [1]
-    assert [found.path for found in mark_dead_runs(tmp_path / "runs", uri)] == [folder]
+    assert [found.path for found in mark_dead_runs(runs_dir, uri)] == [folder]
     assert RunStatusFile(RunFolder(folder).status_file).read().status == "KILLED"
     assert _steps(uri, record.mlflow_run_id) == [1, 2, 3]
     assert MlflowClient(uri).get_run(record.mlflow_run_id).info.status == "KILLED"
     assert not (folder / KEPT_FILE).exists()
-    assert mark_dead_runs(tmp_path / "runs", uri) == []
+    assert mark_dead_runs(runs_dir, uri) == []
     assert _steps(uri, record.mlflow_run_id) == [1, 2, 3]
 
 
@@ -210,18 +255,3 @@ def test_what_is_kept_for_another_store_stays(tmp_path, folder):
     assert mark_dead_runs(tmp_path / "runs", f"sqlite:///{tmp_path}/other.db") == []
     assert (folder / KEPT_FILE).exists()
     assert not (tmp_path / "other.db").exists()
-
-
-def test_control_what_was_sent_and_not_counted_is_sent_again(tmp_path, folder, impatient, monkeypatch):
-    """A file whose sent entries aren't taken out is sent whole again; only the time in each entry hides it."""
-    monkeypatch.setattr(KeptFile, "count_sent", lambda self, num_entries: None)
-    monkeypatch.setattr("llmtune.tracking.mlflow.warn", lambda text: None)
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    tracker = make_tracker(uri, folder)
-    tracker.log_metrics({"train/loss": 1.0}, 1)
-    wait_for(lambda: history(MlflowClient(uri), tracker.run_id))
-    with _locked(tmp_path / "mlflow.db"):
-        for step in range(2, 60):
-            tracker.log_metrics({"train/loss": 1.0}, step)
-        tracker.close("KILLED")
-    assert len(read_kept(folder / KEPT_FILE)[1]) > 58

@@ -189,7 +189,7 @@ def test_pages_and_text_mark_a_run_that_is_dead(work, dead, monkeypatch):
 
 @pytest.fixture
 def measured_again(work, monkeypatch):
-    """Measures a trained run, stops between its figures and the manifest, and measures it again; its figures' points."""
+    """Measures a run, stops between figures and manifest, and measures it again; each figure's points in the store."""
     from llmtune.cli import run
 
     def go():

@@ -9,6 +9,7 @@ import pytest
 from record import TRAIN, BadServer, make_tracker, run_named
 
 from llmtune import errors, logs
+from llmtune.commands import runs
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.lookup import list_runs
 from llmtune.runs.status import RunStatusFile
@@ -44,20 +45,36 @@ def _llmtune(work: Path, *words: str, **environment: str) -> "subprocess.Complet
     )
 
 
-def test_a_sweep_leaves_no_secret_in_folders_store_or_terminal(tmp_path):
-    done = _llmtune(tmp_path, *TRAIN, *SWEEP, MLFLOW_TRACKING_URI="")
-    assert done.returncode == 0, done.stderr
-    assert "canary" not in done.stdout + done.stderr
-    assert (tmp_path / "mlflow.db").stat().st_size > 0
+@pytest.fixture
+def run_here(store, monkeypatch):
+    """Types a command line in this process, with secrets around it; the store is the default one."""
+    from llmtune.cli import run
+
+    monkeypatch.chdir(store.parent)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    return run
+
+
+def test_a_run_leaves_no_secret_in_folder_store_or_terminal(run_here, tmp_path, capfd):
+    assert run_here([*TRAIN, "data.num_examples=16"]) == 0
+    said = capfd.readouterr()
+    assert "canary" not in said.out + said.err
     assert _hits(tmp_path) == []
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    for listed in list_runs(tmp_path / "runs"):
-        params = run_named(client, listed.folder.path.name).data.params
-        assert params["generate.max_new_tokens"] == "100"
-        assert params["method.rank"] in ("2", "4")
+    (listed,) = list_runs(tmp_path / "runs")
+    params = run_named(MlflowClient(f"sqlite:///{tmp_path}/mlflow.db"), listed.folder.path.name).data.params
+    assert params["generate.max_new_tokens"] == "100"
 
 
-def test_a_sweep_whose_server_fails_keeps_entries_without_a_secret(tmp_path):
+def test_control_a_value_that_is_no_secret_is_found_where_it_is_recorded(run_here, tmp_path):
+    assert run_here([*TRAIN, "data.num_examples=16", "tracking.experiment=canary"]) == 0
+    assert {Path(hit).name for hit in _hits(tmp_path)} >= {"config.yaml", "mlflow.db"}
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_server_fails_keeps_entries_without_a_secret_and_they_come_later(store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     server = BadServer(message=f"{SECRETS['HF_TOKEN']} is no token for https://me:canaryAnswerEEEE@host")
     try:
         uri = f"http://me:canaryUriFFFF@127.0.0.1:{server.port}"
@@ -71,6 +88,19 @@ def test_a_sweep_whose_server_fails_keeps_entries_without_a_secret(tmp_path):
     assert len(kept) == 3
     assert sum(len(read_kept(file)[1]) for file in kept) > 10
     assert _hits(tmp_path) == []
+    for file in kept:  # the store is another, and serves
+        status = RunStatusFile(RunFolder(file.parent).status_file)
+        status.start(None, f"sqlite:///{store}")
+        status.end("FINISHED")
+    assert runs.run([]) == 0
+    assert not list((tmp_path / "runs").rglob(KEPT_FILE))
+    assert _hits(tmp_path) == []
+    client = MlflowClient(f"sqlite:///{store}")
+    sweep, *jobs = sorted(
+        (run_named(client, file.parent.name) for file in kept), key=lambda run: "sweep" in run.data.tags
+    )
+    assert [job.data.tags["mlflow.parentRunId"] for job in jobs] == [sweep.info.run_id] * 2
+    assert {job.data.params["method.rank"] for job in jobs} == {"2", "4"}
 
 
 @pytest.fixture
@@ -109,9 +139,3 @@ def test_what_is_said_and_what_ends_a_command_show_no_secret(monkeypatch, capsys
     said = capsys.readouterr()
     assert "canary" not in said.out + said.err
     assert (said.out + said.err).count("*** *** *** *** https://host max_tokens") == 4
-
-
-def test_control_a_value_that_is_no_secret_is_found_where_it_is_recorded(tmp_path):
-    done = _llmtune(tmp_path, *TRAIN, "data.num_examples=16", "tracking.experiment=canary", MLFLOW_TRACKING_URI="")
-    assert done.returncode == 0, done.stderr
-    assert {Path(hit).name for hit in _hits(tmp_path)} >= {"config.yaml", "mlflow.db"}
