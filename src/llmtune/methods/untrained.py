@@ -43,4 +43,4 @@ class UntrainedMethod:
 
     def load_trained(self, source: ModelSource, folder: Path, how: LoadSettings) -> nn.Module:
         """The model itself, in evaluation mode."""
-        return load_frozen(source, how).requires_grad_(False).eval()
+        return load_frozen(source, how).eval()

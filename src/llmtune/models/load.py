@@ -123,7 +123,8 @@ def frozen_dtype(source: ModelSource, how: LoadSettings) -> torch.dtype:
 def load_frozen(source: ModelSource, how: LoadSettings, quantization: Any | None = None) -> PreTrainedModel:
     """The base model as it stands where its weights don't train; see `load_base`."""
     dtype = frozen_dtype(source, how)
-    return load_base(source, dtype=dtype, attention=how.attention, device=how.device, quantization=quantization)
+    base = load_base(source, dtype=dtype, attention=how.attention, device=how.device, quantization=quantization)
+    return base.requires_grad_(False)
 
 
 def safetensors_header(path: Path) -> dict[str, dict[str, Any]]:

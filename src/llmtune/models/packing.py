@@ -83,6 +83,8 @@ def packing_fault(model: nn.Module, name: str, precision: Precision) -> str | No
     try:
         fault = _compare(model, name, precision)
     except (NotImplementedError, ValueError, TypeError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
         fault = str(error).splitlines()[0] if str(error) else type(error).__name__
     finally:
         if fault is not None:

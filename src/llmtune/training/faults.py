@@ -1,7 +1,8 @@
 """A loss or gradient that isn't finite: kept from the weights on the device, told once the host reads the steps.
 
-No step waits for the device. A step's loss and gradient norm set a flag there that withholds its update and all later
-ones; the host reads it with the figures of all steps since the last time, before a log line, a validation or a save.
+No step waits for the device, but for the updates of bitsandbytes, which do so themselves. A step's loss and gradient norm
+set a flag there that withholds its update and all later ones; the host reads it with the figures of all steps since the
+last time, before a log line, a validation or a save.
 """
 
 import math

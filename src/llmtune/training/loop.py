@@ -67,16 +67,16 @@ def train_step(parts: TrainParts, state: TrainState) -> StepResult:
 
     shares = fitting_gradients(parts, state.global_step, step)
     sum_gradients(parts.trainable)
-    if parts.scaler is not None:
-        parts.scaler.unscale_(parts.optimizer)
     gradients = [parameter.grad for parameter in parts.trainable if parameter.grad is not None]
+    if parts.scaler is not None and gradients:
+        parts.scaler.unscale_(parts.optimizer)
     norm = torch.nn.utils.get_total_norm(gradients)
     loss, grad_norm = sum_of_loss(parts, shares.sum()), norm.double().to(parts.device)
 
     withheld, overflowed = judge_step(parts, state, loss, grad_norm)
     if settings.max_grad_norm is not None:
         torch.nn.utils.clip_grads_with_norm_(parts.trainable, settings.max_grad_norm, norm)
-    touched = _update(parts, rate, withheld) if step.num_supervised_tokens else []
+    touched = _update(parts, rate, withheld) if gradients else []
     parts.optimizer.zero_grad(set_to_none=True)
 
     result = StepResult(state.global_step + 1, rate, step.num_tokens, step.num_supervised_tokens)

@@ -5,6 +5,7 @@ from typing import Any
 
 import bitsandbytes as bnb
 import torch
+from bitsandbytes.optim.optimizer import Optimizer8bit
 from torch import nn
 from transformers.optimization import Adafactor
 
@@ -53,8 +54,9 @@ def make_optimizer(model: nn.Module, name: OptimizerName, learning_rate: float, 
 def update_weights(optimizer: Any, withheld: torch.Tensor, *, may_wait: bool = False) -> list[Touched]:
     """Make the optimizer's update, or leave weights and state bit for bit as they are where `withheld` is 1.
 
-    torch's fused kernels take the flag themselves. Others go one parameter after the other, a copy of which, and of its
-    state, is put back under the flag: the host doesn't wait, and the most memory is that of the largest parameter.
+    torch's fused kernels take the flag themselves. bitsandbytes waits for the device after each parameter, so there the
+    host looks at the flag first. Others go one parameter after the other, a copy of which, and of its state, is put back
+    under the flag: the host doesn't wait, and the most memory is that of the largest parameter.
 
     Args:
         optimizer: from `make_optimizer`.
@@ -74,7 +76,7 @@ def update_weights(optimizer: Any, withheld: torch.Tensor, *, may_wait: bool = F
     if optimizer.defaults.get("fused"):
         optimizer.found_inf = withheld
         optimizer.step()
-    elif not may_wait:
+    elif not may_wait and not isinstance(optimizer, Optimizer8bit):
         _update_masked(optimizer, withheld)
     elif bool(withheld):
         return []
