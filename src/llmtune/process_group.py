@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from llmtune import distributed
 from llmtune.errors import LlmtuneError, PeerFailed, message_of
@@ -49,7 +49,7 @@ def join(*, on_cpu: bool, peer_timeout_seconds: float) -> None:
     _Group.store, watched = (PrefixStore("llmtune", default.clone()) for _ in range(2))
     _Group.watch = PeerWatch(watched, distributed.rank(), distributed.num_processes(), peer_timeout_seconds)
     if dist.get_backend() != "gloo":
-        _Group.host = dist.new_group(backend="gloo", timeout=_TIMEOUT)
+        _Group.host = cast("ProcessGroup", dist.new_group(backend="gloo", timeout=_TIMEOUT))
 
 
 def leave() -> None:

@@ -9,15 +9,18 @@ from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from tiny_training import CPU, Examples
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 
 from llmtune.data.collate import collate
+from llmtune.data.token_table import TokenTable
 from llmtune.distributed import num_processes, rank
 from llmtune.models.token_loss import WHOLE, set_loss, token_losses
 
@@ -63,12 +66,12 @@ def _train(
         _shard(model)
     table = Examples(STEPS * EXAMPLES)
     optimizer = make_optimizer(model.parameters())
-    losses, shares = [], []
+    losses = []
     for step in range(STEPS):
         indices = range(step * EXAMPLES, (step + 1) * EXAMPLES)
         divisor = int(table.num_supervised_tokens[list(indices)].sum())
         mine = list(indices)[rank() :: num_processes()]
-        batch = collate(table, mine, packed=False, pad_token_id=2).to(CPU)
+        batch = collate(cast(TokenTable, table), mine, packed=False, pad_token_id=2).to(CPU)
         loss = token_losses(model, **batch.inputs).sum() / divisor
         (loss * num_processes() if sums else loss).backward()  # FSDP takes the mean over the processes
         optimizer.step()
@@ -77,18 +80,11 @@ def _train(
         if num_processes() > 1:
             dist.all_reduce(total)
         losses.append(float(total))
-    shares = [
-        parameter.to_local().numel() if sharded(parameter) else parameter.numel() for parameter in model.parameters()
-    ]
-    return {"losses": losses, "num_parameters": [sum(shares)]}
+    held = (parameter.to_local() if isinstance(parameter, DTensor) else parameter for parameter in model.parameters())
+    return {"losses": losses, "num_parameters": [sum(part.numel() for part in held)]}
 
 
-def sharded(parameter: torch.nn.Parameter) -> bool:
-    """Whether this process holds a part of it."""
-    return hasattr(parameter, "to_local")
-
-
-def _shard(model: torch.nn.Module) -> None:
+def _shard(model: Any) -> None:
     mesh = init_device_mesh("cpu", (num_processes(),))
     for module in (*model.model.layers, model):
         fully_shard(module, mesh=mesh)

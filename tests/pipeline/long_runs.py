@@ -6,11 +6,12 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from llmtune.runs.layout import RunFolder
-from llmtune.runs.status import RunRecord, RunStatusFile
+from llmtune.runs.status import RunStatusFile
 
 from .conftest import ASSETS, SHORT, Workplace
 
@@ -34,11 +35,7 @@ class LongRun:
 
     def wait_for(self, pattern: str) -> None:
         """Wait until its folder has such a file, with something in it, or such a folder."""
-        deadline = time.monotonic() + 150
-        while not any(path.stat().st_size for path in self.runs_dir.glob(f"*/{pattern}")):
-            assert self.process.poll() is None, "the run ended"
-            assert time.monotonic() < deadline, f"there is no {pattern}"
-            time.sleep(0.05)
+        wait_for(self.process, self.runs_dir, pattern)
 
     @property
     def folder(self) -> RunFolder:
@@ -47,18 +44,24 @@ class LongRun:
         return RunFolder(path)
 
     @property
-    def record(self) -> RunRecord:
-        """What its status file says."""
+    def state(self) -> tuple[str, str]:
+        """Its status, and why it has that."""
         record = RunStatusFile(self.folder.status_file).read()
         assert record is not None
-        return record
+        return record.status, record.error or ""
+
+    @property
+    def launcher(self) -> psutil.Process:
+        """What started its processes."""
+        record = RunStatusFile(self.folder.status_file).read()
+        launcher = psutil.Process(record.pid).parent() if record else None
+        assert launcher is not None
+        return launcher
 
     @property
     def workers(self) -> dict[str, psutil.Process]:
         """Its processes by rank."""
-        launcher = psutil.Process(self.record.pid).parent()
-        assert launcher is not None
-        return {one.environ()["RANK"]: one for one in launcher.children()}
+        return {one.environ()["RANK"]: one for one in self.launcher.children()}
 
     @property
     def started(self) -> list[psutil.Process]:
@@ -81,6 +84,15 @@ def start_long(workplace: Workplace, *more: str, launcher: str | None = None, ru
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     return LongRun(process, workplace.folder / runs_dir)
+
+
+def wait_for(process: subprocess.Popen[Any], runs_dir: Path, pattern: str) -> None:
+    """Wait until the only run in `runs_dir` has such a file, with something in it, or such a folder."""
+    deadline = time.monotonic() + 150
+    while not any(path.stat().st_size for path in runs_dir.glob(f"*/{pattern}")):
+        assert process.poll() is None, "the run ended"
+        assert time.monotonic() < deadline, f"there is no {pattern}"
+        time.sleep(0.05)
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:

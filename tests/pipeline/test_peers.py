@@ -6,10 +6,9 @@ import time
 
 import pytest
 
-from llmtune.runs.status import RunStatusFile
-
 from .long_runs import alive, start_long
 
+LIMIT = "hardware.peer_timeout_seconds=5"
 FAULT = """
 import os
 if os.environ.get("RANK") == "1":
@@ -39,7 +38,10 @@ def in_second(workplace, monkeypatch):
     return plant
 
 
-@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, "terminated"), (signal.SIGINT, "interrupted")])
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [(signal.SIGTERM, "terminated"), pytest.param(signal.SIGINT, "interrupted", marks=pytest.mark.slow)],
+)
 def test_what_ends_the_command_ends_its_workers(workplace, number, error) -> None:
     run = start_long(workplace)
     run.wait_for("metrics.jsonl")
@@ -48,7 +50,7 @@ def test_what_ends_the_command_ends_its_workers(workplace, number, error) -> Non
     assert run.end(60)[0] == 128 + number
     assert len(started) >= 3
     assert alive(started) == []
-    assert (run.record.status, run.record.error) == ("KILLED", error)
+    assert run.state == ("KILLED", error)
 
 
 def test_a_peer_that_dies_fails_the_run(workplace) -> None:
@@ -56,52 +58,51 @@ def test_a_peer_that_dies_fails_the_run(workplace) -> None:
     run.wait_for("metrics.jsonl")
     run.workers["1"].kill()
     assert run.end(60)[0] == 128 + signal.SIGKILL
-    assert run.record.status == "FAILED"
-    assert run.record.error.startswith("process 1 (number ")
-    assert "was killed" in run.record.error
+    status, error = run.state
+    assert status == "FAILED"
+    assert error.startswith("process 1 (number ")
+    assert "was killed" in error
 
 
-def test_a_process_that_is_stopped_ends_all(workplace) -> None:
-    """Three runs at once, as each waits for its launcher, which kills only half a minute after it told to stop."""
-    ways = {"first": (None, "0"), "second": (None, "1"), "torchrun": ("torchrun", "0")}
-    wait = "hardware.peer_timeout_seconds=6"
-    runs = {name: start_long(workplace, wait, launcher=way[0], runs_dir=name) for name, way in ways.items()}
+def test_a_first_process_that_is_stopped_ends_all(workplace) -> None:
+    """Two runs at once, as each waits for its launcher, which kills only half a minute after it told to stop."""
+    names: list[str | None] = [None, "torchrun"]
+    runs = [start_long(workplace, LIMIT, launcher=name, runs_dir=f"under-{name}") for name in names]
     started = []
-    for name, run in runs.items():
+    for run in runs:
         run.wait_for("metrics.jsonl")
         started += run.started
-        run.workers[ways[name][1]].suspend()
-    for name, run in runs.items():
-        told = f"process {ways[name][1]} (number "
-        status, errors = run.end(120)
-        assert status == 1
-        assert errors.count(f"llmtune: {told}") == 1
-        assert "hasn't been heard of for" in errors
-        if name != "torchrun":
-            assert "Traceback" not in errors, "torchrun shows its own"
-            assert (run.record.status, run.record.error.startswith(told)) == ("FAILED", True)
+        run.workers["0"].suspend()
+    ended = [run.end(120) for run in runs]
     assert alive(started) == []
-    assert runs["torchrun"].record.status == "RUNNING", "its first process could write nothing, and nobody for it"
-    assert workplace.type("runs", "runs_dir=torchrun") == 0
-    assert runs["torchrun"].record.status == "KILLED"
+    for status, errors in ended:
+        assert (status, errors.count("llmtune: process 0 (number ")) == (1, 1)
+        assert "hasn't been heard of for" in errors
+    own, others = runs
+    assert "Traceback" not in ended[0][1]
+    assert own.state[0] == "FAILED"
+    assert own.state[1].startswith("process 0 (number ")
+    assert others.state == ("RUNNING", ""), "its first process could write nothing, and torchrun doesn't know how"
+    assert workplace.type("runs", f"runs_dir={others.runs_dir}") == 0
+    assert others.state == ("KILLED", "the process is gone")
 
 
 def test_a_process_that_lets_the_others_wait_ends_all(workplace, in_second) -> None:
-    in_second("time.sleep(12)")
-    run = start_long(workplace, "hardware.peer_timeout_seconds=6")
+    in_second("time.sleep(10)")
+    run = start_long(workplace, LIMIT)
     status, errors = run.end(120)
     assert status == 1
     assert errors.count("has kept the others waiting for") == 1
     assert "raise hardware.peer_timeout_seconds" in errors
-    assert run.record.status == "FAILED"
-    assert run.record.error.startswith("process 1 (number ")
+    assert run.state[0] == "FAILED"
+    assert run.state[1].startswith("process 1 (number ")
 
 
 @pytest.mark.parametrize(
     ("what", "status", "told", "tracebacks"),
     [
         ("raise DataError('rows.jsonl:7: no')", 2, "rows.jsonl:7: no", 0),
-        ("raise KeyError('x')", 1, "process 1 failed: KeyError: 'x'", 1),
+        pytest.param("raise KeyError('x')", 1, "process 1 failed: KeyError: 'x'", 1, marks=pytest.mark.slow),
     ],
     ids=["a mistake", "a bug"],
 )
@@ -109,7 +110,7 @@ def test_an_error_in_one_process_is_the_runs(workplace, in_second, what, status,
     in_second(what)
     run = start_long(workplace)
     ended, errors = run.end(120)
-    assert (ended, run.record.status, run.record.error) == (status, "FAILED", told)
+    assert (ended, *run.state) == (status, "FAILED", told)
     assert (errors.count("llmtune: "), errors.count("Traceback")) == (1, tracebacks), errors
     assert errors.endswith(f"llmtune: {told}\n")
 
@@ -119,8 +120,7 @@ def test_a_killed_parent_leaves_nothing_behind(workplace, whose, status) -> None
     run = start_long(workplace)
     run.wait_for("metrics.jsonl")
     started = run.started
-    launcher = run.workers["0"].parent()
-    (launcher if whose == "launcher" else run.process).kill()
+    (run.launcher if whose == "launcher" else run.process).kill()
     ended, errors = run.end(60)
     assert ended == (128 + signal.SIGKILL if whose == "launcher" else -signal.SIGKILL)
     if whose == "launcher":  # torch adds where it lost its store
@@ -131,6 +131,5 @@ def test_a_killed_parent_leaves_nothing_behind(workplace, whose, status) -> None
     while alive(started):
         assert time.monotonic() < deadline, alive(started)
         time.sleep(0.1)
-    record = RunStatusFile(run.folder.status_file).read()
     told = "what started the run's processes is gone" if whose == "launcher" else "terminated"
-    assert (record.status, record.error) == (status, told)
+    assert run.state == (status, told)

@@ -94,6 +94,12 @@ def test_one_that_comes_late_but_in_time_is_let_alone(watch, other) -> None:
     assert found(watch) is None
 
 
+def test_the_wait_is_counted_from_when_this_one_came(watch) -> None:
+    assert watch.fault(2 * TIMEOUT) is None
+    watch.arrive(patient=False)
+    assert watch.fault(TIMEOUT / 2) is None
+
+
 def test_one_that_was_killed_is_found(store) -> None:
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     other = Other(store, process.pid, psutil.Process(process.pid).create_time())
