@@ -64,6 +64,7 @@ def test_a_peer_that_dies_fails_the_run(workplace) -> None:
     assert "was killed" in error
 
 
+@pytest.mark.slow
 def test_a_first_process_that_is_stopped_ends_all(workplace) -> None:
     """Two runs at once, as each waits for its launcher, which kills only half a minute after it told to stop."""
     names: list[str | None] = [None, "torchrun"]
@@ -87,6 +88,7 @@ def test_a_first_process_that_is_stopped_ends_all(workplace) -> None:
     assert others.state == ("KILLED", "the process is gone")
 
 
+@pytest.mark.slow
 def test_a_process_that_lets_the_others_wait_ends_all(workplace, in_second) -> None:
     in_second("time.sleep(10)")
     run = start_long(workplace, LIMIT)
@@ -115,6 +117,7 @@ def test_an_error_in_one_process_is_the_runs(workplace, in_second, what, status,
     assert errors.endswith(f"llmtune: {told}\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("whose", "status"), [("launcher", "FAILED"), ("command", "KILLED")])
 def test_a_killed_parent_leaves_nothing_behind(workplace, whose, status) -> None:
     run = start_long(workplace)
