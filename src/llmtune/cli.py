@@ -2,16 +2,30 @@
 
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
+from typing import NoReturn
 
-from llmtune import process_group
-from llmtune.arguments import PLAIN_COMMANDS, asks_for_help, first_bare_word, parse
-from llmtune.errors import Interrupted, LlmtuneError, explained, report
+_INTERRUPTED = 130
 
 
 def main() -> None:
     """Run the command that `sys.argv` holds and exit with its status."""
-    process_group.end(run(sys.argv[1:]))
+    try:
+        _run_and_exit()
+    except KeyboardInterrupt:  # while modules were imported
+        print("llmtune: interrupted", file=sys.stderr)
+        sys.exit(_INTERRUPTED)
+
+
+def _run_and_exit() -> NoReturn:
+    from llmtune import process_group, signals
+
+    try:
+        status = run(sys.argv[1:])
+    except SystemExit as ended:
+        if not (signals.asked_twice() and isinstance(ended.code, int)):
+            raise
+        status = ended.code
+    process_group.end(status)
 
 
 def run(typed: Sequence[str]) -> int:
@@ -23,20 +37,21 @@ def run(typed: Sequence[str]) -> int:
     Returns:
         The exit status: 0 only if everything asked for was done, 2 for the user's mistake, 130 when interrupted.
     """
+    from llmtune.errors import Interrupted, as_llmtune_error, report, report_bug
+
     try:
         return _answer(list(typed))
-    except LlmtuneError as error:
-        return report(error)
-    except OSError as error:
-        line = explained(error)
-        if line is None:
-            raise
-        return report(LlmtuneError(line))
+    except Exception as error:
+        told = as_llmtune_error(error)
+        return report_bug() if told is None else report(told)
     except KeyboardInterrupt:
         return report(Interrupted("interrupted"))
 
 
 def _answer(typed: list[str]) -> int:
+    from importlib.metadata import version
+
+    from llmtune.arguments import PLAIN_COMMANDS, asks_for_help, first_bare_word, parse
     from llmtune.completion import answer
 
     words = answer(typed)

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -99,6 +100,14 @@ def explained(error: OSError) -> str | None:
     return f"{error.filename}: {_CURES[error.errno]}" if error.filename else _CURES[error.errno]
 
 
+def as_llmtune_error(error: Exception) -> LlmtuneError | None:
+    """The error as a person is told of it; None where it is a bug of ours."""
+    if isinstance(error, LlmtuneError):
+        return error
+    line = explained(error) if isinstance(error, OSError) else None
+    return None if line is None else LlmtuneError(line)
+
+
 def message_of(error: LlmtuneError) -> str:
     """What is shown of the error: its one line, or how many problems there are and a line for each."""
     problems = error.problems if isinstance(error, ConfigError | DataError) else [str(error)]
@@ -121,6 +130,12 @@ def report(error: LlmtuneError) -> int:
         time.sleep(_FIRST_TELLS_SECONDS)
     print(f"llmtune: {without_credentials(message_of(error))}", file=sys.stderr, flush=True)
     return error.exit_status
+
+
+def report_bug() -> int:
+    """Show the traceback of the error that is being handled, without secrets, and return the exit status."""
+    print(without_credentials(traceback.format_exc()), end="", file=sys.stderr, flush=True)
+    return 1
 
 
 def leave_message(error: LlmtuneError) -> bool:

@@ -21,7 +21,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from llmtune.config.saved import load_config
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.status import RunState, RunStatusFile
-from llmtune.signals import TERMINATED
+from llmtune.signals import ENDED_BY
 from llmtune.tracking.dead_runs import end_run
 from llmtune.tracking.store import resolve_tracking_uri
 
@@ -36,13 +36,13 @@ def main() -> int:
     try:
         launch_command(launch_command_parser().parse_args(sys.argv[2:]))
     except SignalException as stop:
-        _record(folder, "KILLED", "interrupted" if stop.sigval == signal.SIGINT else "terminated")
+        _record(folder, "KILLED", ENDED_BY.get(128 + stop.sigval, signal.Signals(stop.sigval).name))
         return 128 + stop.sigval
     except ChildFailedError as error:
         end = worker_end(first_failure(error.failures))
         if end.message is not None:
             print(f"llmtune: {end.message}", file=sys.stderr)
-        _record(folder, "FAILED", end.message or f"a process of the run ended with exit status {end.exit_status}")
+        _record(folder, *end.recorded)
         return end.exit_status
     return 0
 
@@ -57,6 +57,18 @@ class WorkerEnd:
     """What it left to be shown, or that it was killed; None where it ended with a traceback, or without a word."""
     follows: bool = False
     """Whether it ended because another did."""
+
+    @property
+    def is_by_signal(self) -> bool:
+        """Whether it ended as a signal asked."""
+        return self.message is None and self.exit_status in ENDED_BY
+
+    @property
+    def recorded(self) -> tuple[RunState, str]:
+        """What the run's record says of it, where it is what ended the run."""
+        if self.is_by_signal:
+            return "KILLED", ENDED_BY[self.exit_status]
+        return "FAILED", self.message or f"a process of the run ended with exit status {self.exit_status}"
 
 
 def worker_end(failure: ProcessFailure) -> WorkerEnd:
@@ -83,8 +95,7 @@ def first_failure(failures: Mapping[int, ProcessFailure]) -> ProcessFailure:
 
     def order(failure: ProcessFailure) -> tuple[bool, bool, bool, bool, int, int]:
         end, left = worker_end(failure), isinstance(failure.error_file_data, dict)
-        told = end.exit_status == TERMINATED
-        return end.message is None, end.follows, not left, told, failure.timestamp, failure.local_rank
+        return end.message is None, end.follows, not left, end.is_by_signal, failure.timestamp, failure.local_rank
 
     return min(failures.values(), key=order)
 

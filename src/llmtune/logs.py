@@ -1,12 +1,14 @@
 """What a person sees while llmtune works: lines, tables, progress; and which library noise is silenced."""
 
+import errno
 import io
 import logging
+import os
 import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,32 @@ from llmtune.credentials import without_credentials
 
 logger = logging.getLogger("llmtune")
 logger.addHandler(logging.NullHandler())  # what is shown is printed; without a handler Python would show it again
-_console = Console(
-    soft_wrap=True, highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 120
+
+
+class _Terminal(Console):
+    """What is shown goes here; a reader that is gone, or a terminal, ends no work: from then on nothing is shown."""
+
+    def on_broken_pipe(self) -> None:
+        """Show nothing more, and leave nothing to be written as Python ends."""
+        self.quiet = True
+        with suppress(OSError, ValueError, AttributeError):  # it may be no file, or none that is open
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    def _check_buffer(self) -> None:
+        try:
+            super()._check_buffer()
+        except OSError as error:
+            if error.errno != errno.EIO:  # a terminal that is gone
+                raise
+            self.on_broken_pipe()
+
+
+_console = _Terminal(
+    soft_wrap=True,
+    highlight=False,
+    markup=False,
+    emoji=False,
+    width=None if sys.stdout and sys.stdout.isatty() else 120,
 )
 _PLAIN_LINE_SECONDS = 15.0
 _SHORT_WORK_SECONDS = 5.0

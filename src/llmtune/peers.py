@@ -3,23 +3,20 @@
 import atexit
 import json
 import os
-import socket
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
-import psutil
-
 from llmtune.errors import PeerFailed, leave_message
+from llmtune.process_identity import ProcessIdentity
 
 if TYPE_CHECKING:
     from torch.distributed import Store
 
 _LEFT = "left"
 _MOST_SECONDS_BETWEEN_LOOKS = 1.0
-_START_TIME_TOLERANCE_SECONDS = 1.0
 _NOTICE_SECONDS = 60.0
 _REST_SECONDS = 2.0
 _KILLED_STATUS = 137
@@ -38,19 +35,14 @@ class _Peer:
     beat: str = ""
     arrived: int = 0
     """Exchanges that it has come to."""
-    host: str = ""
-    """Its machine; empty until it has said so."""
-    pid: int = 0
-    started: float = 0.0
+    identity: ProcessIdentity | None = None
+    """None until it has said where it runs."""
 
     @property
     def name(self) -> str:
         """As a person is told of it."""
-        return f"process {self.rank} (number {self.pid} on {self.host})" if self.host else f"process {self.rank}"
-
-    def meet(self, host: str, pid: int, started: float) -> None:
-        """Keep where it runs."""
-        self.host, self.pid, self.started = host, pid, started
+        known = self.identity
+        return f"process {self.rank} (number {known.pid} on {known.host})" if known else f"process {self.rank}"
 
     def hear(self, beat: str, now: float) -> None:
         """Take note of what it wrote."""
@@ -60,20 +52,6 @@ class _Peer:
         self.beat, self.heard_at = beat, now
         if arrived != self.arrived:
             self.arrived, self.moved_at = arrived, now
-
-    def is_gone(self) -> bool:
-        """Whether it has ended; False for a process of another machine, which can't be seen from here."""
-        if self.host != socket.gethostname():
-            return False
-        try:
-            process = psutil.Process(self.pid)
-            if process.status() == psutil.STATUS_ZOMBIE:
-                return True
-            return abs(process.create_time() - self.started) > _START_TIME_TOLERANCE_SECONDS
-        except psutil.NoSuchProcess:
-            return True
-        except psutil.AccessDenied:
-            return False
 
 
 class PeerWatch:
@@ -102,8 +80,7 @@ class PeerWatch:
         self._fault: PeerFailed | None = None
         self._found, self._noticed = threading.Event(), threading.Event()
         self._stopped = threading.Event()
-        who = [socket.gethostname(), os.getpid(), psutil.Process().create_time()]
-        store.set(f"who/{rank}", json.dumps(who))
+        store.set(f"who/{rank}", json.dumps(astuple(ProcessIdentity.own())))
         self._thread = threading.Thread(target=self._watch, name="peers", daemon=True)
         self._thread.start()
         atexit.register(self._rest)
@@ -189,11 +166,11 @@ class PeerWatch:
         return found
 
     def _fault_of(self, peer: _Peer) -> PeerFailed | None:
-        now, who = time.monotonic(), None if peer.host else self._read(f"who/{peer.rank}")
+        now, who = time.monotonic(), None if peer.identity else self._read(f"who/{peer.rank}")
         if who is not None:
-            peer.meet(*json.loads(who))
+            peer.identity = ProcessIdentity(*json.loads(who))
         peer.hear(self._read(f"beat/{peer.rank}") or peer.beat, now)
-        is_gone = peer.host != "" and peer.is_gone()
+        is_gone = peer.identity is not None and peer.identity.is_gone()
         end = self._read(f"end/{peer.rank}")
         if end is not None:
             return None if end == _LEFT else PeerFailed(*json.loads(end))

@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llmtune import distributed, process_group
@@ -13,12 +14,12 @@ from llmtune.logs import logger, say, silence_libraries, start_logging
 from llmtune.runs.environment import describe_environment, usable_cores
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.manifest import Manifest
-from llmtune.runs.status import RunStatusFile, check_not_running
-from llmtune.signals import TERMINATED, finishing, terminable
+from llmtune.runs.status import RunStatusFile, at_work
+from llmtune.signals import asked_to_stop, end_as, finishing, terminable, what_ended
 
 if TYPE_CHECKING:
     from llmtune.stages.context import RunContext
-    from llmtune.tracking.tracker import RunStatus
+    from llmtune.tracking.tracker import RunStatus, Tracker
 
 _NEEDS = {"prepare": (), "train": ("prepare",), "evaluate": ("train",), "export": ("train",)}
 _ALONE = ("export",)
@@ -42,28 +43,32 @@ def run_stages(folder: RunFolder, config: RunConfig, stages: Sequence[str]) -> i
     """
     silence_libraries()
     os.environ.setdefault("MPLCONFIGDIR", str(cache_folder(config.cache_dir) / "matplotlib"))  # its list of fonts
-    if distributed.is_first():
-        check_not_running(folder)
-    start_logging(folder.log_file if distributed.is_first() else None, quiet=not distributed.is_first())
+    first = distributed.is_first()
+    with terminable(), at_work(folder) if first else nullcontext():
+        start_logging(folder.log_file if first else None, quiet=not first)
+        with _recorded(folder, stages) as record:
+            _run_stages(record.open(config), stages)
+    return 0
+
+
+def _run_stages(context: "RunContext", stages: Sequence[str]) -> None:
     from llmtune.export.push import check_access
     from llmtune.stages.memory_advice import memory_explained
     from llmtune.stages.recipes import RECIPES
     from llmtune.stages.results import show_results
 
-    manifest = Manifest(folder.manifest_file)
-    with _recorded(folder, config, manifest, stages) as context:
-        _set_up_torch(config, manifest)
-        left = stages_to_run(stages, manifest, trained_elsewhere=config.is_trained_elsewhere)
-        if "export" in left and distributed.is_first():
-            check_access(config.export)  # before training, not after it
-        for stage in left:
-            if stage in _ALONE:
-                process_group.leave()
-            with memory_explained(stage, context):
-                RECIPES[stage](context)
-        process_group.leave()
-        show_results(context)
-    return 0
+    config, manifest = context.config, context.manifest
+    _set_up_torch(config, manifest)
+    left = stages_to_run(stages, manifest, trained_elsewhere=config.is_trained_elsewhere)
+    if "export" in left and distributed.is_first():
+        check_access(config.export)  # before training, not after it
+    for stage in left:
+        if stage in _ALONE:
+            process_group.leave()
+        with memory_explained(stage, context):
+            RECIPES[stage](context)
+    process_group.leave()
+    show_results(context)
 
 
 def stages_to_run(asked: Sequence[str], manifest: Manifest, *, trained_elsewhere: bool) -> list[str]:
@@ -112,50 +117,67 @@ def _num_threads(config: RunConfig, manifest: Manifest) -> int:
     return threads
 
 
-@contextmanager
-def _recorded(
-    folder: RunFolder, config: RunConfig, manifest: Manifest, stages: Sequence[str]
-) -> Iterator["RunContext"]:
-    """Open the run's record, and close it as finished, failed or killed, whichever is true."""
-    from llmtune.stages.context import RunContext
-    from llmtune.stages.record import open_tracker
+@dataclass
+class _Record:
+    """What is recorded of a run: its status from the start on, the rest once `open` has been called."""
 
-    tracker = open_tracker(folder, config)
-    if distributed.is_first():
-        manifest.record("environment", describe_environment())
+    folder: RunFolder
+    manifest: Manifest
+    tracker: "Tracker | None" = None
 
-    def close(state: "RunStatus", error: str | None = None) -> None:
+    def open(self, config: RunConfig) -> "RunContext":
+        """Open the tracker, which a signal doesn't leave half done, and return what the stages work with."""
+        from llmtune.stages.context import RunContext
+        from llmtune.stages.record import open_tracker
+
+        with finishing():
+            tracker = self.tracker = open_tracker(self.folder, config)
+            number = asked_to_stop()
+        if number is not None:
+            end_as(number)
         if distributed.is_first():
-            RunStatusFile(folder.status_file).end(state, error)
-            tracker.close(state)
+            self.manifest.record("environment", describe_environment())
+        return RunContext(config=config, folder=self.folder, manifest=self.manifest, tracker=tracker)
 
-    with terminable():
-        try:
-            yield RunContext(config=config, folder=folder, manifest=manifest, tracker=tracker)
-        except BaseException as error:
-            cause = process_group.tell_end(error, by_signal=_killed_by(error) is not None)
-            killed_by = _killed_by(cause)
-            with finishing():  # the end is recorded; only a second signal leaves it half done
-                close("KILLED" if killed_by else "FAILED", killed_by or _reason(cause))
-            if killed_by:
-                _say_how_to_go_on(folder, [stage for stage in stages if not manifest.stage(stage)])
-            raise
-        close("FINISHED")
+    def close(self, state: "RunStatus", error: str | None = None) -> None:
+        """Record the end; only a second signal leaves that half done."""
+        if not distributed.is_first():
+            return
+        with finishing():
+            RunStatusFile(self.folder.status_file).end(state, error)
+            if self.tracker is not None:
+                self.tracker.close(state)
 
 
-def _killed_by(error: BaseException) -> str | None:
-    """What a signal did, where one ended the run."""
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted"
-    return "terminated" if isinstance(error, SystemExit) and error.code == TERMINATED else None
+@contextmanager
+def _recorded(folder: RunFolder, stages: Sequence[str]) -> Iterator[_Record]:
+    """Begin the run's record, and close it as finished, failed or killed, whichever is true."""
+    record = _Record(folder, Manifest(folder.manifest_file))
+    try:
+        if distributed.is_first():
+            RunStatusFile(folder.status_file).start_anew()
+        yield record
+    except BaseException as error:
+        cause = process_group.tell_end(error, by_signal=what_ended(error) is not None)
+        killed_by = what_ended(cause)
+        record.close("KILLED" if killed_by else "FAILED", killed_by or _reason(cause))
+        if killed_by:
+            _say_how_to_go_on(record, stages)
+        raise
+    record.close("FINISHED")
 
 
-def _say_how_to_go_on(folder: RunFolder, left: Sequence[str]) -> None:
+def _say_how_to_go_on(record: _Record, stages: Sequence[str]) -> None:
     """Say where a run that a signal ended stands, and what to type to have its other stages."""
-    from llmtune.training.checkpoint import checkpoint_step, list_checkpoints
+    folder, left = record.folder, [stage for stage in stages if not record.manifest.stage(stage)]
+    if not left:
+        return
+    saved = ""
+    if record.tracker is not None and "train" in left:  # else torch may be half imported
+        from llmtune.training.checkpoint import checkpoint_step, list_checkpoints
 
-    checkpoints = list_checkpoints(folder.checkpoints)
-    saved = f", saved at step {checkpoint_step(checkpoints[-1])}" if checkpoints and "train" in left else ""
+        checkpoints = list_checkpoints(folder.checkpoints)
+        saved = f", saved at step {checkpoint_step(checkpoints[-1])}" if checkpoints else ""
     say(f"stopped{saved}; to go on: python -m llmtune {' '.join(left)} run={folder.path}")
 
 

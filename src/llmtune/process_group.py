@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from llmtune import distributed
+from llmtune import distributed, signals
 from llmtune.errors import LlmtuneError, PeerFailed, message_of
 from llmtune.peers import PeerWatch
 
@@ -126,11 +126,14 @@ def tell_end(error: BaseException, *, by_signal: bool) -> BaseException:
 
 
 def end(status: int) -> NoReturn:
-    """Exit; at once where another process has failed, as Python would wait for the exchange that it doesn't come to."""
+    """Exit; at once where a second signal asks for it, or another process has failed.
+
+    Python would wait for the checkpoint that is being written, and for the exchange that the other doesn't come to.
+    """
     watch = _Group.watch
-    if watch is not None and watch.fault(0) is not None:
-        sys.stdout.flush()
-        sys.stderr.flush()
+    if signals.asked_twice() or (watch is not None and watch.fault(0) is not None):
+        for stream in filter(None, (sys.stdout, sys.stderr)):  # closed ones are None
+            stream.flush()
         os._exit(status)
     sys.exit(status)
 

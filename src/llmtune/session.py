@@ -104,10 +104,12 @@ class _Jobs:
 def _run_command(command: str, config: RunConfig, start: StartingPoint) -> int:
     from llmtune.commands import generate, ui
     from llmtune.logs import silence_libraries, start_logging
+    from llmtune.signals import terminable
 
     silence_libraries()
     start_logging(None)
-    return ui.run(config) if command == "ui" else generate.run(_with_weights(config, start))
+    with terminable():
+        return ui.run(config) if command == "ui" else generate.run(_with_weights(config, start))
 
 
 def _with_weights(config: RunConfig, start: StartingPoint) -> RunConfig:

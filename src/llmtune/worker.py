@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llmtune import process_group
 from llmtune.config.saved import load_config
-from llmtune.errors import LlmtuneError, explained, leave_message, report
+from llmtune.errors import LlmtuneError, as_llmtune_error, leave_message, report, report_bug
 from llmtune.launch import launch
 from llmtune.runs.layout import RunFolder
 from llmtune.signals import INTERRUPTED
@@ -19,13 +19,9 @@ def main() -> int:
     folder, stages = RunFolder(Path(sys.argv[1])), sys.argv[2:]
     try:
         return launch(folder, load_config(folder.config_file), stages)
-    except LlmtuneError as error:
-        return _end_with(error)
-    except OSError as error:
-        line = explained(error)
-        if line is None:
-            raise
-        return _end_with(LlmtuneError(line))
+    except Exception as error:
+        told = as_llmtune_error(error)
+        return report_bug() if told is None else _end_with(told)
     except KeyboardInterrupt:
         return INTERRUPTED
 

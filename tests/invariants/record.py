@@ -36,6 +36,40 @@ TRAIN = [
     "cache_dir=cache",
 ]
 
+SECRETS = {
+    "HF_TOKEN": "hf_canaryTokenAAAA",
+    "MLFLOW_TRACKING_PASSWORD": 'canary"Quoted\\pass/word+BBBB',
+    "AWS_SECRET_ACCESS_KEY": "canaryAws/Key+CCCC",
+    "SOME_SERVICE_API_KEY": "canaryÄpiKeyDDDD",
+    **{
+        name: f"canary{number}Secret"
+        for number, name in enumerate(
+            (
+                *("PGPASSWORD", "MYSQL_PWD", "SSHPASS", "DB_PASS", "GITHUB_PAT", "PASSPHRASE", "AUTHORIZATION"),
+                *("AUTHTOKEN", "JWT", "STRIPE_KEY", "HF_API_TOKENS"),
+            )
+        )
+    },
+}
+"""Environment variables whose values may be written nowhere: each holds `canary` in every spelling."""
+ADDRESSES = (
+    "http://me:canaryPlain@127.0.0.1:9",
+    "http://me:pass@canaryAt@127.0.0.1:9",
+    "http://me:canary/Slash@127.0.0.1:9",
+    "http://me:9/canary@127.0.0.1:9",
+    "http://me:canary?Mark@127.0.0.1:9",
+    "http://127.0.0.1:9/?token=canaryQuery",
+    "http://127.0.0.1:9/x?user=me&password=canaryQuery",
+)
+"""Addresses of a store, where nothing listens, that hold what may be written nowhere."""
+
+
+def hits(work: Path) -> list[str]:
+    """The files under a folder in which a byte of a canary stands."""
+    files = [file for file in work.rglob("*") if file.is_file()]
+    assert files
+    return [str(file.relative_to(work)) for file in files if b"canary" in file.read_bytes()]
+
 
 @dataclass(frozen=True)
 class Trained:

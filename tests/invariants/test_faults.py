@@ -100,7 +100,10 @@ def test_an_update_that_is_too_large_is_not_saved(tiny_llama, tmp_path):
     """Loss and gradient of the step are finite, and no later step has told yet."""
     parts = make_parts(tiny_llama, Setup(LORA_DROPOUT, learning_rate=1e39))
     saving = CheckpointCallback(RunFolder(tmp_path), CheckpointSettings(1, None, keep=9))
-    with pytest.raises(TrainingFault, match=r"^step \d: the update made weights infinite, so they aren't saved"), saving:
+    with (
+        pytest.raises(TrainingFault, match=r"^step \d: the update made weights infinite, so they aren't saved"),
+        saving,
+    ):
         train(parts, TrainState(), [saving])
     for checkpoint in list_checkpoints(tmp_path / "checkpoints"):
         load_checkpoint(checkpoint, parts)

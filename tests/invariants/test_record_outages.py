@@ -29,7 +29,7 @@ from llmtune.tracking.kept_file import read_kept
 from store_server import StoreServer
 
 LONG = ("data.num_examples=160", "train.num_epochs=6")
-AWAY = ("refused", "hanging", "answers 500", "a folder", "no SQLite file", "locked")
+AWAY = ("refused", "hanging", "answers 500", "no SQLite file", "locked")
 
 
 @pytest.fixture
@@ -64,10 +64,7 @@ def _away(fault: str, tmp_path: Path) -> Iterator[str]:
         with locked(store):
             yield f"sqlite:///{store}"
     else:
-        if fault == "a folder":
-            store.mkdir()
-        else:
-            store.write_text("no SQLite file" * 100)
+        store.write_text("no SQLite file" * 100)
         yield f"sqlite:///{store}"
 
 

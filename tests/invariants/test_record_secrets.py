@@ -1,12 +1,14 @@
 """No secret reaches a byte of a run's folder, its log, the store or the terminal, while harmless keys do."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
-from record import TRAIN, BadServer, make_tracker, run_named
+from record import ADDRESSES, SECRETS, TRAIN, BadServer, hits, make_tracker, run_named
 
 from llmtune import errors, logs
 from llmtune.commands import runs
@@ -17,19 +19,7 @@ from llmtune.tracking.client import MlflowClient
 from llmtune.tracking.entry import KEPT_FILE
 from llmtune.tracking.kept_file import read_kept
 
-SECRETS = {
-    "HF_TOKEN": "hf_canaryTokenAAAA",
-    "MLFLOW_TRACKING_PASSWORD": "canaryPasswordBBBB",
-    "AWS_SECRET_ACCESS_KEY": "canaryAwsKeyCCCC",
-    "SOME_SERVICE_API_KEY": "canaryApiKeyDDDD",
-}
 SWEEP = ["-m", "method.rank=2,4", "data.num_examples=16"]
-
-
-def _hits(work: Path) -> list[str]:
-    files = [file for file in work.rglob("*") if file.is_file()]
-    assert len(files) > 10
-    return [str(file.relative_to(work)) for file in files if b"canary" in file.read_bytes()]
 
 
 def _llmtune(work: Path, *words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -46,14 +36,19 @@ def _llmtune(work: Path, *words: str, **environment: str) -> "subprocess.Complet
 
 
 @pytest.fixture
-def run_here(store, monkeypatch):
+def secrets(monkeypatch):
+    """The environment holds them."""
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def run_here(store, secrets, monkeypatch):
     """Types a command line in this process, with secrets around it; the store is the default one."""
     from llmtune.cli import run
 
     monkeypatch.chdir(store.parent)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    for name, value in SECRETS.items():
-        monkeypatch.setenv(name, value)
     return run
 
 
@@ -61,15 +56,62 @@ def test_a_run_leaves_no_secret_in_folder_store_or_terminal(run_here, tmp_path, 
     assert run_here([*TRAIN, "data.num_examples=16"]) == 0
     said = capfd.readouterr()
     assert "canary" not in said.out + said.err
-    assert _hits(tmp_path) == []
+    assert hits(tmp_path) == []
     (listed,) = list_runs(tmp_path / "runs")
     params = run_named(MlflowClient(f"sqlite:///{tmp_path}/mlflow.db"), listed.folder.path.name).data.params
     assert params["generate.max_new_tokens"] == "100"
 
 
-def test_control_a_value_that_is_no_secret_is_found_where_it_is_recorded(run_here, tmp_path):
-    assert run_here([*TRAIN, "data.num_examples=16", "tracking.experiment=canary"]) == 0
-    assert {Path(hit).name for hit in _hits(tmp_path)} >= {"config.yaml", "mlflow.db"}
+def _experiment_of(name: str) -> None:
+    """Put an experiment `leak` here whose MLflow experiment holds an environment variable's value."""
+    Path("experiments").mkdir(exist_ok=True)
+    Path("experiments/leak.yaml").write_text(f"# @package _global_\ntracking:\n  experiment: a-${{oc.env:{name}}}\n")
+
+
+def test_a_config_that_holds_a_secret_and_an_error_that_names_one_leave_none(run_here, tmp_path, monkeypatch, capsys):
+    prepare = ["prepare", *TRAIN[1:], "data.num_examples=16"]
+    for name in SECRETS:
+        _experiment_of(name)
+        assert run_here([*prepare, "experiment=leak"]) == 2
+        assert f"tracking.experiment: holds the value of {name}" in capsys.readouterr().err
+
+    def fails(context):
+        raise RuntimeError(f"{' '.join(SECRETS.values())} {' '.join(ADDRESSES)}")
+
+    monkeypatch.setattr("llmtune.stages.recipes.RECIPES", {"prepare": fails})
+    assert run_here(prepare) == 1
+    (failed,) = list_runs(tmp_path / "runs")
+    assert failed.record.status == "FAILED"
+    assert failed.record.error is not None
+    assert failed.record.error.startswith(f"RuntimeError: {' '.join(['***'] * len(SECRETS))} http")
+    assert (tmp_path / "mlflow.db").exists()
+    assert hits(tmp_path) == []
+
+
+def test_control_a_value_that_is_no_secret_is_found_where_it_is_recorded(run_here, tmp_path, monkeypatch):
+    monkeypatch.setenv("HARMLESS_MAX_TOKENS", "canaryHarmless")
+    _experiment_of("HARMLESS_MAX_TOKENS")
+    assert run_here(["prepare", *TRAIN[1:], "data.num_examples=16", "experiment=leak"]) == 0
+    assert {Path(hit).name for hit in hits(tmp_path)} >= {"config.yaml", "mlflow.db"}
+
+
+@pytest.mark.parametrize("uri", ADDRESSES)
+def test_an_address_with_credentials_is_refused_in_a_config_and_written_nowhere(
+    run_here, tmp_path, monkeypatch, capfd, uri
+):
+    prepare = ["prepare", *TRAIN[1:], "data.num_examples=16"]
+    assert run_here([*prepare, f"tracking.uri='{uri}'"]) == 2
+    told = capfd.readouterr()
+    assert "tracking.uri: holds credentials" in told.err
+    assert not (tmp_path / "runs").exists()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    can_be_parsed = not any(mark in uri for mark in ("/Slash", "?Mark", "9/canary"))
+    assert run_here(prepare) == (0 if can_be_parsed else 2)
+    again = capfd.readouterr()
+    assert ("can't be written to" in again.out) == can_be_parsed
+    assert "canary" not in told.out + told.err + again.out + again.err
+    assert hits(tmp_path) == []
 
 
 @pytest.mark.slow
@@ -87,14 +129,14 @@ def test_a_sweep_whose_server_fails_keeps_entries_without_a_secret_and_they_come
     kept = list((tmp_path / "runs").rglob(KEPT_FILE))
     assert len(kept) == 3
     assert sum(len(read_kept(file)[1]) for file in kept) > 10
-    assert _hits(tmp_path) == []
+    assert hits(tmp_path) == []
     for file in kept:  # the store is another, and serves
         status = RunStatusFile(RunFolder(file.parent).status_file)
         status.start(None, f"sqlite:///{store}")
         status.end("FINISHED")
     assert runs.run([]) == 0
     assert not list((tmp_path / "runs").rglob(KEPT_FILE))
-    assert _hits(tmp_path) == []
+    assert hits(tmp_path) == []
     client = MlflowClient(f"sqlite:///{store}")
     sweep, *jobs = sorted(
         (run_named(client, file.parent.name) for file in kept), key=lambda run: "sweep" in run.data.tags
@@ -111,10 +153,9 @@ def folder(tmp_path):
     return path
 
 
+@pytest.mark.usefixtures("secrets")
 def test_what_a_tracker_is_given_is_kept_without_secrets_and_harmless_keys_are_kept_whole(folder, monkeypatch, capsys):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    for name, value in SECRETS.items():
-        monkeypatch.setenv(name, value)
     tracker = make_tracker("http://me:canaryUriGGGG@127.0.0.1:9/x", folder)
     tracker.log_params({"hub.token": "canaryParamHHHH", "generate.max_tokens": 7, "use_cls_token": True})
     tracker.log_params({"data.note": [f"see {SECRETS['HF_TOKEN']}", {"inner": SECRETS["AWS_SECRET_ACCESS_KEY"]}]})
@@ -130,12 +171,14 @@ def test_what_a_tracker_is_given_is_kept_without_secrets_and_harmless_keys_are_k
 
 
 @pytest.mark.fast
-def test_what_is_said_and_what_ends_a_command_show_no_secret(monkeypatch, capsys):
-    for name, value in SECRETS.items():
-        monkeypatch.setenv(name, value)
-    text = f"{' '.join(SECRETS.values())} https://me:canaryUriKKKK@host max_tokens"
+@pytest.mark.usefixtures("secrets")
+def test_what_is_said_and_what_ends_a_command_show_no_secret(capsys):
+    spellings = (str, lambda value: json.dumps(value)[1:-1], lambda value: quote(value, safe=""))
+    secrets = [spelt(value) for value in SECRETS.values() for spelt in spellings]
+    text = f"{' '.join(secrets)} {' '.join(ADDRESSES)} max_tokens"
     for tell in (logs.say, logs.warn, logs.fail, lambda message: errors.report(errors.RunError(message))):
         tell(text)
     said = capsys.readouterr()
     assert "canary" not in said.out + said.err
-    assert (said.out + said.err).count("*** *** *** *** https://host max_tokens") == 4
+    assert " ".join((said.out + said.err).split()).count(f"{' '.join(['***'] * len(secrets))} http") == 4
+    assert (said.out + said.err).count("max_tokens") == 4

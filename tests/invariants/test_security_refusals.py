@@ -1,14 +1,17 @@
-"""A config can't name what is run, a model can't bring code, no secret is recorded, no link leads out of a run."""
+"""A config can't name what is run, a model can't bring code, no link leads out of a run."""
 
 import json
 import os
 import shutil
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from llmtune.cli import run
 from llmtune.config.model import ModelConfig
+from llmtune.config.resources import resource_dir
 from llmtune.errors import ModelError
 from llmtune.models.source import locate_model
 from llmtune.runs.lookup import list_runs
@@ -40,6 +43,7 @@ FILES = {
     "Hydra's folder": "hydra:\n  run: {dir: EVIL}",
     "Hydra's subfolder": "hydra:\n  output_subdir: EVIL",
     "the environment": "hydra:\n  job: {env_set: {EVIL: x}}",
+    "a copied variable": "hydra:\n  job: {env_copy: [EVIL]}",
     "the working folder": "hydra:\n  job: {chdir: true}",
 }
 TYPED = [
@@ -52,7 +56,10 @@ TYPED = [
     "hydra/launcher=basic",
     "hydra.sweeper._target_=os.getcwd",
     "hydra.run.dir=EVIL",
+    "hydra.job.env_copy=[EVIL]",
+    "hydra.job.env_copy=[PATH]",
 ]
+SEARCH_PATH = "hydra:\n  searchpath: [pkg://evil]\n"
 
 
 @pytest.fixture
@@ -99,13 +106,82 @@ def test_a_group_option_and_a_saved_config_that_do_are_refused(work, capsys):
 
 @pytest.mark.fast
 def test_control_without_the_guard_hydra_runs_what_a_file_names(work, monkeypatch):
-    from contextlib import nullcontext
-
     monkeypatch.setattr("llmtune.config.compose.guarded", nullcontext)
     (work / "experiments" / "evil.yaml").write_text(f"# @package _global_\n{FILES['Hydra callbacks']}\n")
     with pytest.warns(UserWarning, match="Callback"):
         run([*SHOW, "experiment=evil"])
     assert (work / "EVIL").exists()
+
+
+@pytest.fixture
+def package(work, monkeypatch):
+    """A package in the working folder that leaves a mark once it is imported."""
+    (work / "evil").mkdir()
+    (work / "evil" / "__init__.py").write_text("from pathlib import Path\nPath('EVIL').mkdir()\n")
+    monkeypatch.syspath_prepend(work)
+    yield
+    sys.modules.pop("evil", None)
+
+
+def _with_search_path(config: Path) -> None:
+    """Put a primary config into the working folder that is ours but for where configs are read from."""
+    config.parent.mkdir(exist_ok=True)
+    config.write_text((resource_dir("conf") / "config.yaml").read_text().replace("hydra:\n", SEARCH_PATH))
+
+
+@pytest.mark.fast
+@pytest.mark.usefixtures("package")
+def test_a_file_that_names_packages_to_read_configs_from_is_refused_before_one_is_imported(work, capsys):
+    assert run(SHOW) == 0
+    (work / "saved.yaml").write_text(capsys.readouterr().out + SEARCH_PATH)
+    (work / "experiments" / "evil.yaml").write_text(f"# @package _global_\n{SEARCH_PATH}")
+    assert run([*SHOW, "experiment=evil"]) == 2
+    assert "hydra.searchpath" in capsys.readouterr().err
+    assert run(["--config-name", "saved.yaml", "--cfg", "job"]) == 2
+    assert capsys.readouterr().err == "llmtune: hydra: a saved config can't hold it; take it out of the file.\n"
+    for options in ([], ["-m", "seed=1,2"]):
+        _with_search_path(work / "conf" / "config.yaml")
+        assert run([*SHOW, *options]) == 2
+        assert "hydra.searchpath: a file can't say where configs are read from" in capsys.readouterr().err
+    assert not (work / "EVIL").exists()
+
+
+@pytest.mark.usefixtures("package")
+def test_a_run_folder_whose_config_does_is_refused(work, capsys):
+    assert run(["train", *WORK, "tracking.backend=none"]) == 0
+    folder = list_runs(Path("runs"))[0].folder
+    for key, content in {"hydra": SEARCH_PATH, "defaults": "defaults: [evil]\n"}.items():
+        saved = folder.config_file.read_text()
+        folder.config_file.write_text(saved + content)
+        capsys.readouterr()
+        for command in (["train"], ["generate", "generate.prompt=x"]):
+            assert run([*command, f"run={folder.path}"]) == 2
+            assert f"{key}: a saved config can't hold it; take it out" in capsys.readouterr().err
+        folder.config_file.write_text(saved)
+    assert not (work / "EVIL").exists()
+
+
+@pytest.mark.fast
+@pytest.mark.usefixtures("package")
+def test_control_without_the_guard_hydra_imports_what_a_file_names(work, monkeypatch):
+    monkeypatch.setattr("llmtune.config.compose.guarded", nullcontext)
+    _with_search_path(work / "conf" / "config.yaml")
+    run(SHOW)
+    assert (work / "EVIL").exists()
+
+
+@pytest.mark.fast
+def test_hydras_own_help_is_shown_and_guarded_too(work, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run(["--hydra-help"])
+    assert ended.value.code == 0
+    assert "Hydra's help" in capsys.readouterr().out
+    logging = work / "conf" / "hydra" / "hydra_logging" / "none.yaml"
+    logging.parent.mkdir(parents=True)
+    logging.write_text(HANDLERS)
+    assert run(["--hydra-help"]) == 2
+    assert "hydra.hydra_logging: names what is written and how" in capsys.readouterr().err
+    assert not (work / "EVIL").exists()
 
 
 @pytest.mark.fast
@@ -119,54 +195,6 @@ def test_a_model_whose_config_asks_for_code_at_any_depth_is_refused(tmp_path, ke
     (folder / "config.json").write_text(json.dumps({**content, **(asks if depth == "top" else {"text_config": asks})}))
     with pytest.raises(ModelError, match=rf"needs Python code of its own \({key} in config\.json\)"):
         locate_model(ModelConfig(name="x", source="folder", path=str(folder)), tmp_path)
-
-
-SECRETS = {
-    "HF_TOKEN": "hf_canaryTokenAAAA",
-    "MLFLOW_TRACKING_PASSWORD": "canaryPasswordBBBB",
-    "AWS_SECRET_ACCESS_KEY": "canaryAwsKeyCCCC",
-    "SOME_SERVICE_API_KEY": "canaryApiKeyDDDD",
-}
-
-
-def _hits(folder):
-    files = [file for file in folder.rglob("*") if file.is_file()]
-    return [str(file) for file in files if b"canary" in file.read_bytes()]
-
-
-def test_no_secret_stands_in_any_byte_of_folder_log_or_store(work, monkeypatch, capsys):
-    for name, value in SECRETS.items():
-        monkeypatch.setenv(name, value)
-    for name in SECRETS:
-        (work / "experiments" / "leak.yaml").write_text(
-            f"# @package _global_\ntracking:\n  experiment: a-${{oc.env:{name}}}\n"
-        )
-        assert run(["prepare", *WORK, "experiment=leak"]) == 2
-        assert f"tracking.experiment: holds the value of {name}" in capsys.readouterr().err
-    assert run(["prepare", *WORK, "tracking.uri=http://me:canaryUriEEEE@127.0.0.1:9"]) == 2
-
-    def fails(context):
-        raise RuntimeError(f"{' '.join(SECRETS.values())} https://me:canaryUriFFFF@host")
-
-    monkeypatch.setattr("llmtune.stages.recipes.RECIPES", {"prepare": fails})
-    with pytest.raises(RuntimeError):
-        run(["prepare", *WORK])
-    (failed,) = list_runs(Path("runs"))
-    assert failed.record.status == "FAILED"
-    assert failed.record.error.startswith("RuntimeError: *** ***")
-    (work / "experiments" / "leak.yaml").unlink()
-    assert (work / "mlflow.db").exists()
-    assert _hits(work) == []
-
-
-def test_control_a_value_that_is_no_secret_is_recorded(work, monkeypatch):
-    monkeypatch.setenv("HARMLESS_MAX_TOKENS", "canaryHarmless")
-    (work / "experiments" / "name.yaml").write_text(
-        "# @package _global_\ntracking:\n  experiment: ${oc.env:HARMLESS_MAX_TOKENS}\n"
-    )
-    assert run(["prepare", *WORK, "experiment=name"]) == 0
-    assert any("mlflow.db" in file for file in _hits(work))
-    assert any("config.yaml" in file for file in _hits(work))
 
 
 def test_a_link_in_a_run_folder_leads_no_export_out_of_it(work, capsys):

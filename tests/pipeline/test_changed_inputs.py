@@ -154,6 +154,18 @@ def test_a_step_may_be_cut_otherwise_but_holds_as_many_examples(half_way, capsys
     assert half_way.manifest.changes == {}
     assert _resume(half_way, *changed, allow) == 0
     assert half_way.manifest.stage("train")["steps"] == 8
+    divisions = half_way.manifest.section("choices")["divisions"]
+    assert [(entry["step"], entry["micro_batch_size"]) for entry in divisions] == [(1, 4), (5, 2)]
+
+
+def test_fewer_steps_than_are_done_are_refused_and_lose_nothing(half_way, capsys):
+    allow = "resume_allow=[train.max_steps]"
+    before = half_way.manifest.section("choices")
+    assert _resume(half_way, "train.max_steps=3", allow) == 2
+    assert "the run would have 3 steps, and 4 are done" in capsys.readouterr().err
+    assert (half_way.manifest.section("choices"), half_way.manifest.changes) == (before, {})
+    assert _resume(half_way, "train.max_steps=null", allow) == 0
+    assert (half_way.manifest.stage("train")["steps"], half_way.manifest.changes) == (8, {})
 
 
 NEVER = {

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,9 +14,12 @@ from llmtune.models.token_loss import CHUNKED, WHOLE, choose_loss
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.metrics_log import MetricsLog
 from llmtune.seeding import derived_seed
+from llmtune.stages import division, training_choices
 from llmtune.stages import train as train_stage
 from llmtune.training import loss as loss_module
 from llmtune.training.loop import train
+
+from .conftest import ASSETS
 
 UNTRACKED = "tracking.backend=none"
 STOPPED = "stopped before the first step"
@@ -39,6 +43,9 @@ EVERY_CHOICE = {
     "total_steps": 8,
     "deterministic": False,
 }
+
+
+OTHER_PARTS = {"micro_batch_size": 2, "gradient_accumulation_steps": 4}
 
 
 class Begun:
@@ -66,10 +73,10 @@ class Begun:
         del manifest["choices"][name]
         self._workplace.newest.manifest_file.write_text(json.dumps(manifest))
 
-    def again(self) -> None:
-        """Go on, and be stopped at the same place."""
+    def again(self, *words: str) -> None:
+        """Go on, and be stopped at the same place, or before it."""
         self.parts = None
-        assert self._workplace.type("train", "run=latest") == 2
+        assert self._workplace.type("train", "run=latest", *words) == 2
 
 
 @pytest.fixture
@@ -97,6 +104,20 @@ def test_control_a_choice_that_is_recorded_later_shows(workplace, begin, monkeyp
     assert workplace.manifest.section("choices") == {}
 
 
+def test_every_process_knows_what_was_decided_and_the_first_writes_it(workplace, begin, monkeypatch):
+    contexts = []
+
+    def recorded(context, *given, original=train_stage.record_choices):
+        contexts.append(context)
+        original(context, *given)
+
+    monkeypatch.setattr(train_stage, "record_choices", recorded)
+    monkeypatch.setattr(training_choices, "distributed", SimpleNamespace(is_first=lambda: False))
+    begin()
+    assert contexts[0].manifest.section("choices") == EVERY_CHOICE
+    assert workplace.manifest.section("choices") == {}
+
+
 def test_a_run_goes_on_with_its_threads_on_a_machine_of_other_cores(workplace, begin, monkeypatch, capsys):
     monkeypatch.setattr("llmtune.pipeline.usable_cores", lambda: 2)
     begun = begin("hardware.num_threads=null")
@@ -110,6 +131,58 @@ def test_a_run_goes_on_with_its_threads_on_a_machine_of_other_cores(workplace, b
     monkeypatch.setattr("llmtune.pipeline.usable_cores", lambda: 2)
     begun.again()
     assert begun.threads == 1
+
+
+def test_other_threads_are_refused_by_key(begin, monkeypatch, capsys):
+    monkeypatch.setattr("llmtune.pipeline.usable_cores", lambda: 2)
+    begun = begin("hardware.num_threads=null")
+    for words in (["hardware.num_threads=1"], ["hardware.num_threads=1", "resume_allow=[hardware.num_threads]"]):
+        capsys.readouterr()
+        begun.again(*words)
+        assert begun.parts is None
+        errors = " ".join(capsys.readouterr().err.split())
+        assert "hardware.num_threads=1: the run began with 2 CPU threads a process" in errors
+        assert "leave it out, or start a new run without run=" in errors
+    assert "resume_allow: hardware.num_threads can't change where a run goes on" in errors
+    begun.edit(num_processes=2, gradient_accumulation_steps=1)
+    begun.again("hardware.num_threads=1")
+    assert (begun.parts is None, begun.threads) == (False, 1), "in another number of processes they are shared out anew"
+
+
+@pytest.mark.parametrize("typed", ["num_threads=2", "num_threads=null", "kind=auto", "peer_timeout_seconds=60"])
+def test_hardware_that_leaves_the_threads_may_change(begin, monkeypatch, typed):
+    monkeypatch.setattr("llmtune.pipeline.usable_cores", lambda: 2)
+    begun = begin("hardware.num_threads=null", "hardware=cpu")
+    begun.again(f"hardware.{typed}")
+    assert (begun.parts is None, begun.threads) == (False, 2)
+
+
+def test_steps_that_cannot_be_divided_are_refused_by_key(begin, monkeypatch, capsys):
+    begun = begin()
+    monkeypatch.setattr(division, "distributed", SimpleNamespace(num_processes=lambda: 3))
+    capsys.readouterr()
+    begun.again()
+    assert begun.parts is None
+    errors = " ".join(capsys.readouterr().err.split())
+    assert "hardware.num_processes=3: the run began with 1; its 8 examples a step" in errors
+    assert "only by 1, 2, 4, 8" in errors
+
+
+def test_micro_batches_may_become_others_in_whatever_number_of_processes(workplace, begin, monkeypatch, capsys):
+    begun = begin()
+    allow = "resume_allow=[train.micro_batch_size,train.gradient_accumulation_steps]"
+    begun.again("train.micro_batch_size=2", "train.gradient_accumulation_steps=4", allow)
+    assert division.division(begun.parts.plan.settings) == {**OTHER_PARTS, "num_processes": 1}
+    assert "micro-batches: a step keeps its 8 examples: micro-batch 2 x" in " ".join(capsys.readouterr().out.split())
+    before = workplace.newest.manifest_file.read_text()
+    begun.again()
+    assert workplace.newest.manifest_file.read_text() == before
+    monkeypatch.setattr(division, "distributed", SimpleNamespace(num_processes=lambda: 2, is_first=lambda: True))
+    begun.again("train.micro_batch_size=1", "train.gradient_accumulation_steps=8", allow)
+    last = {"micro_batch_size": 1, "gradient_accumulation_steps": 4, "num_processes": 2}
+    assert division.division(begun.parts.plan.settings) == last
+    (recorded,) = workplace.manifest.section("choices")["divisions"]
+    assert recorded == {"step": 1, **last, "num_threads": 1}, "no step was made with the others"
 
 
 def test_a_run_goes_on_in_its_precision_or_not_at_all(begin, monkeypatch, capsys):
@@ -154,7 +227,7 @@ def test_a_run_goes_on_with_what_was_done_about_short_memory(begin, capsys):
     begun = begin()
     begun.edit(
         activation_checkpointing=True,
-        activation_checkpointing_reason="a single example a pass doesn't fit in memory otherwise",
+        activation_checkpointing_reason="a single example takes too much",
         micro_batch_split=[{"from_step": 1, "pieces": 2}, {"from_step": 5, "pieces": 4}],
     )
     capsys.readouterr()
@@ -220,6 +293,30 @@ def test_a_run_is_evaluated_with_the_loss_and_attention_it_trained_with(workplac
     workplace.newest.manifest_file.write_text(json.dumps(manifest))
     assert workplace.type("evaluate", "run=latest") == 0
     assert seen[2:] == [(WHOLE, VARLEN, True)] * 2, "where it can't be had, what is right"
+
+
+def test_a_run_of_its_own_evaluates_as_the_weights_were_trained_unless_other_choices_are_typed(
+    workplace, begin, monkeypatch, capsys
+):
+    begun = begin()
+    begun.edit(loss=WHOLE, attention="eager", packed=False)
+    monkeypatch.setattr(train_stage, "train", train)
+    assert workplace.type("train", "run=latest") == 0
+    trained = workplace.newest.path
+    monkeypatch.setattr(precision, "_cpu_has_bf16", lambda: True)
+    rows = f"data.eval_path={ASSETS / 'examples.jsonl'}"
+
+    def evaluated(*words: str) -> dict[str, str]:
+        assert workplace.type("evaluate", f"run={trained}", rows, *words) == 0
+        assert workplace.newest.path != trained
+        return workplace.manifest.stage("evaluate")["computed_with"]
+
+    assert evaluated() == {"precision": "fp32", "attention": "eager", "loss": WHOLE}
+    assert evaluated("train.precision=bf16") == {"precision": "bf16", "attention": VARLEN, "loss": CHUNKED}
+    (trained / "manifest.json").write_text((trained / "manifest.json").read_text().replace('"fp32"', '"bf16"'))
+    monkeypatch.setattr(precision, "_cpu_has_bf16", lambda: False)
+    assert evaluated()["precision"] == "fp32", "where it can't be had, what is right"
+    assert "precision: fp32, not bf16 as in training: this CPU has no" in " ".join(capsys.readouterr().out.split())
 
 
 def _short_at(monkeypatch, global_step: int, limit: int) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
+from llmtune.runs.manifest import Manifest
 from llmtune.runs.metrics_log import MetricsLog
 from llmtune.runs.status import RunStatusFile
 from llmtune.stages.recipes import RECIPES
@@ -100,6 +101,34 @@ def test_a_killed_run_goes_on_in_another_number_of_processes(workplace, capfd, b
     expected, found = (MetricsLog(path / "metrics.jsonl").losses("train/loss") for path in (alone, folder.path))
     assert len(found) == 50
     assert found == [(step, pytest.approx(loss, rel=1e-5)) for step, loss in expected]
+
+
+_ONE_PADS = """
+import os, sys
+from llmtune.cli import run
+from llmtune.models.attention import attention_of
+from llmtune.models.packing import AttentionChoice
+from llmtune.stages import training_choices
+if os.environ["RANK"] == "1":
+    training_choices.choose_attention = lambda model, *given: AttentionChoice(attention_of(model), False, "padded")
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+def test_a_process_that_may_not_pack_makes_none_pack(workplace, capfd) -> None:
+    (workplace.folder / "one_pads.py").write_text(_ONE_PADS)
+    stages = ["train", "evaluate", "tracking.backend=none"]
+    command = [sys.executable, "-m", *LAUNCHERS["torchrun"], str(workplace.folder / "one_pads.py")]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    words = _words(workplace, *EXACT, "train.gradient_accumulation_steps=1", *stages)
+    assert subprocess.run([*command, *words], env=environment, timeout=240, check=False).returncode == 0
+    two = workplace.manifest
+    assert two.section("choices")["packed"] is False
+    assert workplace.train(*EXACT, "train.gradient_accumulation_steps=2", "runs_dir=alone", *stages) == 0
+    (alone,) = (workplace.folder / "alone").iterdir()
+    one = Manifest(alone / "manifest.json")
+    for stage, figure in (("train", "final_loss"), ("evaluate", "loss"), ("evaluate", "num_examples")):
+        assert two.stage(stage)[figure] == pytest.approx(one.stage(stage)[figure], rel=1e-5)
 
 
 def test_a_mistake_that_workers_find_is_one_message(workplace, capfd) -> None:

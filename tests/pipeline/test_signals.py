@@ -26,6 +26,9 @@ WORDS = [*SHORT, f"model={ASSETS / 'tiny_llama'}", f"data.path={ASSETS / 'exampl
 WORDS += ["train", "train.num_epochs=3", "train.validate_every_steps=6", "train.checkpoint_every_steps=100"]
 TWO = ["hardware=ddp", "hardware.num_processes=2", "train.micro_batch_size=2", "train.num_epochs=20"]
 EXIT_STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
+STATUS_OF_A_HANG_UP = 129
+WAY_TOO_LONG = 300
+"""Seconds of a save that is longer than a command may take here."""
 NAMES = {signal.SIGTERM: ("SIGTERM", "terminated"), signal.SIGINT: ("Ctrl-C", "interrupted")}
 
 SIGNALLED = """
@@ -57,6 +60,37 @@ loop.judge_step, perplexity._add_losses = judged, added
 main()
 """
 """The command, which gets the signals inside a step, or inside the validation after it."""
+
+DURING_A_SAVE = """
+import os, signal, sys, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from llmtune.cli import main
+from llmtune.training import checkpoint
+seconds, pause, numbers = float(sys.argv[1]), float(sys.argv[2]), [int(number) for number in sys.argv[3].split(",")]
+del sys.argv[1:4]
+def send():
+    while numbers:
+        os.kill(os.getpid(), numbers.pop(0))
+        time.sleep(pause)
+def late(*given, original=checkpoint._write_index):
+    threading.Thread(target=send, daemon=True).start()
+    time.sleep(seconds)
+    original(*given)
+checkpoint._write_index = late
+main()
+"""
+"""The command, whose saves take so many seconds; during the first it gets the signals, with pauses."""
+
+AFTER_THE_STAGES = """
+import os, sys
+from llmtune.cli import main
+from llmtune.stages import results
+number = int(sys.argv[2])
+del sys.argv[1:3]
+results.show_results = lambda context: os.kill(os.getpid(), number)
+main()
+"""
+"""The command, which gets the signal after its last stage."""
 
 ONE_OF_TWO = """
 import json, os, signal, sys
@@ -115,9 +149,9 @@ class Ended:
         return *(trained[name] for name in kept), *losses, self.checkpoints
 
 
-def _run(folder: Path, *words: str, code: str | None = None, numbers: str = "") -> Ended:
-    """Type a command in a folder, in a process of its own; `code` and `numbers` as for `SIGNALLED`."""
-    start = ["-m", "llmtune"] if code is None else ["-c", SIGNALLED, *code.split(), numbers]
+def _run(folder: Path, *words: str, code: str | None = None, numbers: str = "", script: str = SIGNALLED) -> Ended:
+    """Type a command in a folder, in a process of its own; `code` and `numbers` are what the script takes."""
+    start = ["-m", "llmtune"] if code is None else ["-c", script, *code.split(), *numbers.split()]
     command = [sys.executable, *start, *words, f"cache_dir={folder / 'cache'}"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=200)
     assert "Traceback" not in done.stderr, done.stderr
@@ -166,6 +200,40 @@ def test_a_second_signal_ends_the_run_at_once(workplace, numbers) -> None:
     assert ended.checkpoints == []
     assert RunStatusFile(ended.folder.status_file).read().status == "KILLED"
     assert "stopped; to go on: python -m llmtune train run=" in ended.out
+
+
+@pytest.mark.parametrize("last", EXIT_STATUS, ids=lambda number: number.name)
+def test_a_second_signal_waits_for_no_checkpoint(workplace, undisturbed, last) -> None:
+    words = [*WORDS, "tracking.backend=none", "train.checkpoint_every_steps=2"]
+    ended = _run(workplace.folder, *words, code=f"{WAY_TOO_LONG} 0.8 15,{int(last)}", script=DURING_A_SAVE)
+    assert (ended.exit_status, ended.checkpoints) == (EXIT_STATUS[last], [])
+    assert RunStatusFile(ended.folder.status_file).read().status == "KILLED"
+    assert "stopped; to go on: python -m llmtune train run=" in ended.out
+    assert workplace.type("train", f"run={ended.folder.path}") == 0
+    assert ended.end()[:-1] == undisturbed.end()[:-1]
+
+
+@pytest.mark.parametrize("numbers", ["15", "15,15"], ids=["one signal", "with an echo"])
+def test_the_first_signal_waits_for_the_checkpoints(workplace, numbers) -> None:
+    words = [*WORDS, "tracking.backend=none", "train.checkpoint_every_steps=2"]
+    ended = _run(workplace.folder, *words, code=f"1.5 0.1 {numbers}", script=DURING_A_SAVE)
+    assert ended.exit_status == EXIT_STATUS[signal.SIGTERM]
+    assert len(ended.checkpoints) >= 2, "the one under way, and the one of the step that was finished"
+
+
+def test_a_validation_that_was_made_up_for_before_a_kill_is_recorded_once(workplace, undisturbed) -> None:
+    ended = _run(workplace.folder, *WORDS, code="step 6", numbers="15")
+    assert (ended.exit_status, ended.checkpoints) == (143, ["checkpoint-6"])
+    log = MetricsLog(ended.folder.metrics_file)
+    again = _run(workplace.folder, "train", f"run={ended.folder.path}", code="step 8", numbers="9")
+    assert (again.exit_status, again.checkpoints) == (-9, ["checkpoint-6"])
+    assert [step for step, _ in log.losses("evaluate/validation_loss")] == [6]
+    assert workplace.type("train", f"run={ended.folder.path}") == 0
+    assert ended.end() == undisturbed.end()
+    client = MlflowClient(f"sqlite:///{workplace.folder / 'mlflow.db'}")
+    run_id = RunStatusFile(ended.folder.status_file).read().mlflow_run_id
+    sent = client.get_metric_history(run_id, "evaluate/validation_loss")
+    assert [(one.step, one.value) for one in sent] == log.losses("evaluate/validation_loss")
 
 
 def test_a_signal_where_a_validation_is_due_leaves_it_to_the_run_that_goes_on(workplace, undisturbed) -> None:
@@ -246,6 +314,102 @@ def test_outside_of_training_the_first_signal_ends_the_run(workplace, stage) -> 
     assert subprocess.run(command, check=False, timeout=120, stdout=subprocess.DEVNULL).returncode == 143
     assert time.monotonic() - started < 60
     assert RunStatusFile(workplace.newest.status_file).read().status == "KILLED"
+
+
+AT_AN_IMPORT = """
+import builtins, os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from llmtune.cli import main
+where, number = sys.argv[1], int(sys.argv[2])
+del sys.argv[1:3]
+def imported(name, *given, original=builtins.__import__, **named):
+    if name == where:
+        builtins.__import__ = original
+        os.kill(os.getpid(), number)
+    return original(name, *given, **named)
+builtins.__import__ = imported
+main()
+"""
+"""The command, which gets the signal as it imports a module."""
+
+IN_THE_TRACKER = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from llmtune.cli import main
+from llmtune.tracking import mlflow
+number = int(sys.argv[1])
+del sys.argv[1]
+def queue(*given, original=mlflow.EntryQueue, **named):
+    os.kill(os.getpid(), number)
+    return original(*given, **named)
+mlflow.EntryQueue = queue
+main()
+"""
+"""The command, which gets the signal as it opens its MLflow run."""
+
+
+@pytest.mark.parametrize("number", EXIT_STATUS, ids=lambda number: number.name)
+@pytest.mark.parametrize("module", ["llmtune.stages.context", "transformers", "llmtune.stages.record"])
+def test_a_signal_while_the_run_starts_is_recorded(workplace, module, number) -> None:
+    words = [*WORDS, "tracking.backend=none"]
+    ended = _run(workplace.folder, *words, code=module, numbers=str(int(number)), script=AT_AN_IMPORT)
+    assert ended.exit_status == EXIT_STATUS[number]
+    record = RunStatusFile(ended.folder.status_file).read()
+    assert (record.status, record.error) == ("KILLED", NAMES[number][1])
+    assert f"stopped; to go on: python -m llmtune train run={ended.folder.path}\n" in ended.out
+
+
+def test_a_signal_while_the_mlflow_run_is_opened_ends_that_too(workplace) -> None:
+    ended = _run(workplace.folder, *WORDS, numbers="15", code="", script=IN_THE_TRACKER)
+    record = RunStatusFile(ended.folder.status_file).read()
+    assert (ended.exit_status, record.status) == (143, "KILLED")
+    client = MlflowClient(f"sqlite:///{workplace.folder / 'mlflow.db'}")
+    assert client.get_run(record.mlflow_run_id).info.status == "KILLED"
+
+
+def test_ctrl_c_while_the_command_itself_is_imported_is_no_traceback(tmp_path) -> None:
+    code = AT_AN_IMPORT.replace("from llmtune.cli import main\n", "").replace("main()", "")
+    code += "sys.argv.append('--version')\nfrom llmtune.cli import main\nmain()"
+    command = [sys.executable, "-c", code, "psutil", str(int(signal.SIGINT))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "llmtune: interrupted\n")
+
+
+def test_a_terminal_that_hangs_up_is_a_signal_like_the_others(workplace, undisturbed) -> None:
+    ended = _run(workplace.folder, *WORDS, "tracking.backend=none", code="step 4", numbers=str(int(signal.SIGHUP)))
+    assert (ended.exit_status, ended.checkpoints) == (STATUS_OF_A_HANG_UP, ["checkpoint-4"])
+    record = RunStatusFile(ended.folder.status_file).read()
+    assert (record.status, record.error) == ("KILLED", "hung up")
+    assert workplace.type("train", f"run={ended.folder.path}") == 0
+    assert ended.end() == undisturbed.end()
+
+
+def test_a_reader_that_is_gone_ends_no_training(workplace, undisturbed) -> None:
+    near, far = os.pipe()
+    os.close(near)
+    command = [sys.executable, "-m", "llmtune", *WORDS, "tracking.backend=none", "cache_dir=cache"]
+    done = subprocess.run(command, stdout=far, stderr=subprocess.PIPE, text=True, check=False, timeout=120)
+    os.close(far)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert RunStatusFile(workplace.newest.status_file).read().status == "FINISHED"
+    assert Ended(0, "", workplace.newest).end() == undisturbed.end()
+
+
+def test_of_two_commands_on_a_run_at_once_one_trains(workplace, undisturbed) -> None:
+    ended = _run(workplace.folder, *WORDS, "tracking.backend=none", code="step 4", numbers="15")
+    command = [sys.executable, "-m", "llmtune", "train", f"run={ended.folder.path}"]
+    both = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    told = [process.communicate(timeout=120)[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 2], told
+    (refused,) = filter(None, told)
+    assert "wait for its end, or stop it first" in refused
+    assert ended.end() == undisturbed.end()
+
+
+def test_nothing_is_said_of_going_on_where_nothing_is_left(workplace) -> None:
+    ended = _run(workplace.folder, *WORDS, "tracking.backend=none", code="0", numbers="15", script=AFTER_THE_STAGES)
+    assert ended.exit_status == 143
+    assert "to go on" not in ended.out
 
 
 def _wait_for_a_step(runs: Path) -> None:

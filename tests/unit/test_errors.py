@@ -4,6 +4,7 @@ import errno
 
 import pytest
 
+from llmtune import cli, worker
 from llmtune.errors import ConfigError, LlmtuneError, RunError, explained, report
 
 pytestmark = pytest.mark.fast
@@ -49,3 +50,19 @@ def test_an_error_is_reported_by_the_first_process_alone(capsys, monkeypatch, er
         report(error)
     assert waited == [10.0]
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("command", ["the command", "a worker"])
+def test_the_traceback_of_a_bug_shows_no_secret(monkeypatch, capsys, command) -> None:
+    def broken(*given: object) -> None:
+        raise ValueError("http://me:hunter2@host and s3cret-value")
+
+    monkeypatch.setenv("SOME_PASSWORD", "s3cret-value")
+    monkeypatch.setattr("llmtune.cli._answer", broken)
+    monkeypatch.setattr("llmtune.worker.load_config", broken)
+    monkeypatch.setattr("sys.argv", ["worker", "folder", "train"])
+    assert (cli.run([]) if command == "the command" else worker.main()) == 1
+    told = capsys.readouterr().err
+    assert "Traceback" in told
+    assert "ValueError: http://host and ***" in told
+    assert "hunter2" not in told

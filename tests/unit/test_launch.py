@@ -81,3 +81,17 @@ def test_what_another_says_of_a_process_that_hung_counts_before_its_end(tmp_path
 
 def test_one_process_makes_its_folder_itself(tmp_path) -> None:
     assert shared_folder(lambda: RunFolder(tmp_path)) == RunFolder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("exit_status", "recorded"),
+    [(143, ("KILLED", "terminated")), (130, ("KILLED", "interrupted")), (-1, ("KILLED", "hung up"))],
+)
+def test_a_run_whose_workers_all_ended_by_a_signal_was_killed(tmp_path, exit_status, recorded) -> None:
+    failures = {rank: _failure(tmp_path, rank, exit_status) for rank in range(2)}
+    assert worker_end(first_failure(failures)).recorded == recorded
+
+
+def test_control_a_worker_that_failed_beside_one_that_was_told_to_stop_makes_the_run_failed(tmp_path) -> None:
+    failures = {0: _failure(tmp_path, 0, 143), 1: _failure(tmp_path, 1, 1)}
+    assert worker_end(first_failure(failures)).recorded == ("FAILED", "a process of the run ended with exit status 1")

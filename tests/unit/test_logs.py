@@ -1,11 +1,14 @@
 """What a person sees."""
 
 import logging
+import os
+import pty
 import subprocess
 import sys
 import threading
 import warnings
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -130,3 +133,33 @@ def test_the_remark_on_long_texts_alone_is_silenced(caplog) -> None:
         source.warning("another thing")
     assert "another thing" in caplog.messages
     assert not any("Token indices" in message for message in caplog.messages)
+
+
+SAYS = """
+import sys
+from llmtune.logs import progress, say
+for number in range(100):
+    say(f"line {number}")
+with progress("train", 2) as bar:
+    bar.advance()
+print("of another")
+print("went on", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("gone", ["a pipe", "a terminal", "closed"])
+def test_where_what_is_said_can_not_be_shown_the_work_goes_on(gone) -> None:
+    near, far = pty.openpty() if gone == "a terminal" else os.pipe()
+    os.close(near)
+    command = [sys.executable, "-c", SAYS]
+    if gone == "closed":
+        command = ["/bin/sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-c", SAYS]
+    done = subprocess.run(command, stdout=far, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    os.close(far)
+    assert (done.returncode, done.stderr) == (0, "went on\n")
+
+
+def test_a_full_disk_beneath_standard_output_is_told() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", SAYS], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert "No space left on device" in done.stderr

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from llmtune.commands.env_disk import nearest_folder, why_unwritable
 from llmtune.commands.env_finding import Finding, Places
@@ -16,7 +15,6 @@ from llmtune.runs.status import without_credentials
 
 STORE_SECONDS = 3.0
 _SQLITE = "sqlite:///"
-_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 _EXISTING_EXPERIMENT = "Default"
 
 
@@ -24,18 +22,12 @@ def check_store(places: Places) -> Finding:
     """The MLflow store: where it is, whether it answers within 3 s and may be written to."""
     from llmtune.tracking.store import resolve_tracking_uri
 
-    key = "tracking.uri" if places.tracking_uri else "MLFLOW_TRACKING_URI"
     typed = without_credentials(places.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "")
     try:
         uri = resolve_tracking_uri(places.tracking_uri, Path.cwd())
-        malformed = why_malformed(uri)
     except ConfigError as error:
         return Finding([("MLflow", typed)], [without_credentials(str(error))])
     shown = without_credentials(uri)
-    if malformed is not None:
-        return Finding(
-            [("MLflow", shown)], [f"{key}={typed}: {malformed}; set it to {_SQLITE}FILE or http://HOST:PORT"]
-        )
     if uri.startswith(_SQLITE):
         state, problem = _sqlite_state(Path(uri.removeprefix(_SQLITE).split("?", 1)[0]))
     else:
@@ -49,23 +41,6 @@ def check_store(places: Places) -> Finding:
             "tracking.uri to another, or tracking.backend=none"
         )
     return finding
-
-
-def why_malformed(uri: str) -> str | None:
-    """Why this can't be a tracking URI; None where it can."""
-    try:
-        parts = urlsplit(uri)
-        _ = parts.port
-    except ValueError as error:
-        return str(error).lower()
-    scheme = parts.scheme.partition("+")[0]
-    if scheme not in _SCHEMES and uri != "databricks":
-        return f"{scheme or uri} is no kind of MLflow store"
-    if scheme == "sqlite" and not uri.startswith((_SQLITE, "sqlite+")):
-        return "a SQLite store has three slashes"
-    if scheme in ("http", "https") and not parts.hostname:
-        return "it names no host"
-    return None
 
 
 def why_unusable(uri: str) -> str | None:

@@ -34,7 +34,7 @@ def run(config: RunConfig) -> int:
         ConfigError: there is no prompt, and no terminal to chat on.
     """
     asked = config.generate
-    if asked.prompt is None and not sys.stdin.isatty():
+    if asked.prompt is None and not (sys.stdin and sys.stdin.isatty()):
         raise ConfigError(
             'generate.prompt: is missing; set it, e.g. generate.prompt="Once upon a time" (standard input isn\'t read).'
         )

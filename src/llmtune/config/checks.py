@@ -7,6 +7,7 @@ from llmtune.config.data import FilesConfig, HubDataConfig
 from llmtune.config.export import EXPORT_FORMATS
 from llmtune.config.run import RunConfig
 from llmtune.config.train import DEFAULT_CYCLES
+from llmtune.credentials import holds_credentials
 from llmtune.hub_answers import FULL_COMMIT
 
 
@@ -101,7 +102,7 @@ def _tracking(config: RunConfig) -> Iterator[str]:
     formats = config.export.formats
     if config.tracking.log_model == "merged" and formats is not None and "hf" not in formats:
         yield "tracking.log_model=merged: needs the merged model; add hf to export.formats."
-    if re.search(r"://[^/@\s]+@", config.tracking.uri or ""):
+    if config.tracking.uri and holds_credentials(config.tracking.uri):
         yield (
             "tracking.uri: holds credentials, and the config is recorded; leave them out and set "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment."

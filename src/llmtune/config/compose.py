@@ -22,6 +22,12 @@ from llmtune.errors import ConfigError
 RunJobs = Callable[[list[RunConfig], list[list[str]]], list[int]]
 _OPTION = re.compile(r"(In '(?P<file>[^']+)': )?Could not (find|load) '(?P<group>[\w/]+)/(?P<name>[^'/]+)'")
 """Hydra's words on an option that isn't there, and the file whose defaults name it."""
+_HYDRAS_OWN = ("hydra", "defaults")
+_ON_ITS_HELP_PAGE = (
+    *("hydra/launcher=process", "hydra/hydra_logging=none", "hydra/job_logging=none"),
+    *("hydra.output_subdir=null", "hydra.run.dir=."),
+)
+"""What `conf/config.yaml` sets of Hydra's section, which Hydra leaves out where it shows its own help."""
 
 
 @dataclass
@@ -94,7 +100,8 @@ def compose(composition: Composition, run_jobs: RunJobs | None = None) -> RunCon
     arguments, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     scratch = tempfile.TemporaryDirectory()
     sweep_dir = f"hydra.sweep.dir='{scratch.name}'"
-    sys.argv = ["llmtune", *composition.hydra_options, *composition.overrides, sweep_dir]
+    fixed = _ON_ITS_HELP_PAGE if "--hydra-help" in composition.hydra_options else ()
+    sys.argv = ["llmtune", *composition.hydra_options, *composition.overrides, *fixed, sweep_dir]
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         main = hydra.main(config_path=str(resource_dir("conf")), config_name=name, version_base="1.3")
@@ -120,11 +127,18 @@ def _checked(composed: DictConfig, finish: Callable[[RunConfig], RunConfig] | No
 
 
 def _store_saved(saved: Mapping[str, Any], overrides: Sequence[str]) -> str:
-    """Register a run's config as Hydra's primary one and return its name."""
+    """Register a run's config as Hydra's primary one and return its name.
+
+    Raises:
+        ConfigError: it holds what only Hydra's own files may.
+    """
     from hydra.core.config_store import ConfigStore
 
     from llmtune.config.schema import groups
 
+    foreign = [f"{key}: a saved config can't hold it; take it out of the file." for key in _HYDRAS_OWN if key in saved]
+    if foreign:
+        raise ConfigError(foreign)
     chosen = {override.partition("=")[0] for override in overrides}
     kept = {key: _escaped(value) for key, value in saved.items() if key not in chosen}
     options: list[Any] = ["_self_", *({group: None} for group in groups())]

@@ -13,7 +13,10 @@ _PLUGINS = {
     "launcher": "hydra_plugins.llmtune_launcher.ProcessLauncher",
     "sweeper": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
 }
-_FIXED = {"run.dir": ".", "output_subdir": None, "job.chdir": None, "job.env_set": {}, "callbacks": {}}
+_FIXED = {
+    **{"run.dir": ".", "output_subdir": None, "callbacks": {}},
+    **{"job.chdir": None, "job.env_set": {}, "job.env_copy": []},
+}
 """Keys of Hydra's section that run something, or write somewhere, with the only value that they may have."""
 
 
@@ -25,8 +28,14 @@ def guarded() -> Iterator[None]:
     before = internal.ConfigLoaderImpl
 
     class Guarded(before):
-        def load_configuration(self, *arguments: Any, **settings: Any) -> DictConfig:
-            config = super().load_configuration(*arguments, **settings)
+        def load_configuration(self, config_name: str | None, *arguments: Any, **settings: Any) -> DictConfig:
+            primary = self.repository.load_config(config_name) if config_name is not None else None
+            if primary is not None:
+                _check_search_path(primary.config)
+            try:
+                config = super().load_configuration(config_name, *arguments, **settings)
+            except KeyError as error:  # Hydra copies what it is told to before it can be looked at
+                raise ConfigError(f"hydra.job.env_copy: names {error.args[0]}, which isn't set; take it out.") from None
             _check(config)
             return config
 
@@ -52,6 +61,15 @@ def check_holds_no_secret(content: Any) -> None:
     ]
     if problems:
         raise ConfigError(problems)
+
+
+def _check_search_path(primary: Any) -> None:
+    """Refuse a search path that a file brings: Hydra imports its packages before anything else can be looked at."""
+    if OmegaConf.is_dict(primary) and OmegaConf.select(primary, "hydra.searchpath"):
+        raise ConfigError(
+            "hydra.searchpath: a file can't say where configs are read from, as Hydra imports the packages named "
+            "there; take it out, or type it."
+        )
 
 
 def _check(config: DictConfig) -> None:

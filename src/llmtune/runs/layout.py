@@ -26,6 +26,11 @@ class RunFolder:
         return self.path / "status.json"
 
     @property
+    def lock_file(self) -> Path:
+        """Empty; locked by the process that is at work on the run."""
+        return self.path / ".at-work.lock"
+
+    @property
     def log_file(self) -> Path:
         """Everything that was said, with times."""
         return self.path / "log.txt"

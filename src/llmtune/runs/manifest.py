@@ -60,10 +60,11 @@ class Manifest:
         """A section's content; empty where it was never recorded."""
         return self._content.get(name, {})
 
-    def record(self, name: str, content: Mapping[str, Any]) -> None:
-        """Set entries of a section and save."""
+    def record(self, name: str, content: Mapping[str, Any], *, write: bool = True) -> None:
+        """Set entries of a section, and save them but for `write=False`."""
         self._content[name] = {**self.section(name), **content}
-        write_json(self._path, self._content)
+        if write:
+            write_json(self._path, self._content)
 
     def stage(self, name: str) -> dict[str, Any]:
         """A stage's results; empty unless the stage finished."""
@@ -90,13 +91,13 @@ class Manifest:
 
         Args:
             step: steps done before them.
-            config: the run's flat config; a change that didn't come into it is forgotten.
+            config: the run's flat config; a change that didn't come into it, or was taken back, is forgotten.
             write: whether to save the file too.
         """
         settled = self.changes
         for key, entries in self.section(_CHANGES).items():
             new = [entry for entry in entries if entry["step"] is None]
-            if new and new[-1]["after"] == config.get(key):
+            if new and new[0]["before"] != new[-1]["after"] == config.get(key):
                 entry = {"before": new[0]["before"], "after": new[-1]["after"], "step": step}
                 settled[key] = [*settled.get(key, []), entry]
         if settled != self.section(_CHANGES):

@@ -1,9 +1,9 @@
 """A run's status on disk: what became of it, and whether the process that ran it is still there."""
 
+import fcntl
 import json
-import os
-import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,13 +13,14 @@ import psutil
 
 from llmtune.credentials import without_credentials
 from llmtune.errors import RunError
+from llmtune.logs import warn
+from llmtune.process_identity import ProcessIdentity
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.manifest import as_json, write_json
 
 RunState = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 PROCESS_GONE = "the process is gone"
 """Why a run is KILLED that could not say so itself."""
-_START_TIME_TOLERANCE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,19 +46,14 @@ class RunRecord:
     error: str | None = None
     """One line that says why the run failed."""
 
+    @property
+    def process(self) -> ProcessIdentity:
+        """The process that ran it, or runs it."""
+        return ProcessIdentity(self.host, self.pid, self.process_started)
+
     def process_is_gone(self) -> bool:
         """Whether the process ended. False for a process of another machine, which can't be seen from here."""
-        if self.host != socket.gethostname():
-            return False
-        try:
-            process = psutil.Process(self.pid)
-            if process.status() == psutil.STATUS_ZOMBIE:
-                return True
-            return abs(process.create_time() - self.process_started) > _START_TIME_TOLERANCE_SECONDS
-        except psutil.NoSuchProcess:
-            return True
-        except psutil.AccessDenied:
-            return False
+        return self.process.is_gone()
 
 
 class RunStatusFile:
@@ -81,18 +77,23 @@ class RunStatusFile:
 
     def start(self, mlflow_run_id: str | None = None, tracking_uri: str | None = None) -> RunRecord:
         """Record that this process runs the run now; a run that goes on keeps its first start time."""
-        before = self.read()
+        before, process = self.read(), ProcessIdentity.own()
         record = RunRecord(
             status="RUNNING",
-            pid=os.getpid(),
-            process_started=psutil.Process().create_time(),
-            host=socket.gethostname(),
+            pid=process.pid,
+            process_started=process.started,
+            host=process.host,
             started_at=before.started_at if before else _now(),
             mlflow_run_id=mlflow_run_id,
             tracking_uri=without_credentials(tracking_uri) if tracking_uri else None,
         )
         write_json(self._path, asdict(record))
         return record
+
+    def start_anew(self) -> RunRecord:
+        """Record that this process runs the run now, in the MLflow run that it had."""
+        before = self.read()
+        return self.start(before.mlflow_run_id, before.tracking_uri) if before else self.start()
 
     def end(self, status: RunState, error: str | None = None, at: datetime | None = None) -> None:
         """Record how the run ended.
@@ -151,10 +152,34 @@ def check_not_running(folder: RunFolder) -> None:
         RunError: one is.
     """
     record = RunStatusFile(folder.status_file).read()
-    if record is None or record.status != "RUNNING" or record.host != socket.gethostname() or record.process_is_gone():
+    if record is None or record.status != "RUNNING" or not record.process.is_near or record.process_is_gone():
         return
-    if record.pid not in {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}:
+    if record.pid not in {psutil.Process().pid, *(parent.pid for parent in psutil.Process().parents())}:
         raise RunError(f"{folder.path} is still running as process {record.pid}; wait for its end, or stop it first")
+
+
+@contextmanager
+def at_work(folder: RunFolder) -> Iterator[None]:
+    """Within it no other process gets to work on the run; the system ends this with the process, however that ends.
+
+    Where the file system knows no locks, as some of a network do, the status file alone tells.
+
+    Raises:
+        RunError: another process is at work on the run.
+    """
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with folder.lock_file.open("ab") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            check_not_running(folder)
+            raise RunError(
+                f"{folder.path}: another process is at work on the run; wait for its end, or stop it first"
+            ) from None
+        except OSError as error:
+            warn(f"{folder.lock_file} can't be locked ({error.strerror}); start no second command on the run meanwhile")
+        check_not_running(folder)
+        yield
 
 
 def _now() -> str:

@@ -11,9 +11,10 @@ from transformers import PreTrainedTokenizerBase
 
 from llmtune.config.paths import cache_folder
 from llmtune.config.run import RunConfig
+from llmtune.config.saved import load_config
 from llmtune.data.prepared import PreparedData, prepare_data
 from llmtune.errors import ConfigError, RunError
-from llmtune.logs import warn
+from llmtune.logs import say, warn
 from llmtune.methods.method import Method
 from llmtune.methods.registry import make_method
 from llmtune.models.adapter_files import is_adapter, read_adapter
@@ -46,6 +47,17 @@ class RunContext:
         """This process's device."""
         return choose_device(self.config.hardware.kind)
 
+    @property
+    def begun_choices(self) -> dict[str, Any]:
+        """What was chosen when the weights' training began; empty where it wasn't yet, or other choices are typed."""
+        own = self.manifest.section("choices")
+        if own or self.config.source_run is None:
+            return own
+        begun = Manifest(self.trained_run.manifest_file).section("choices")
+        if begun and _typed_choices(load_config(self.trained_run.config_file)) != _typed_choices(self.config):
+            return {}
+        return begun
+
     @cached_property
     def precision(self) -> Precision:
         """How matrix products are taken: as the run began, or as the config says.
@@ -53,13 +65,16 @@ class RunContext:
         Raises:
             RunError: the run began with a type that this device can't compute natively.
         """
-        begun = self.manifest.section("choices").get("precision")
+        begun = self.begun_choices.get("precision")
         if begun is None:
             return choose_precision(self.config.train.precision, self.device)
         try:
             return replace(choose_precision(begun, self.device), reason="as the run began")
         except ConfigError as error:
             here = choose_precision("auto", self.device)
+            if self.config.source_run is not None:
+                say(f"precision: {here.name}, not {begun} as in training: {here.reason}")
+                return here
             other = f"train.precision={here.name} measures the trained weights in a run of its own"
             cure = other if self.manifest.stage("train") else "start a new run"
             raise RunError(
@@ -196,3 +211,8 @@ class RunContext:
         """The base model for the manifest."""
         described = {key: value for key, value in asdict(self.source).items() if key != "folder"}
         return {**described, "tokenizer_digest": tokenizer_digest(self.tokenizer)}
+
+
+def _typed_choices(config: RunConfig) -> tuple[str, bool, str]:
+    """What a person may say about how a run computes."""
+    return config.train.precision, config.train.packing, config.model.attention

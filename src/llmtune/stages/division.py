@@ -1,4 +1,4 @@
-"""How a step is divided into micro-batches: as typed, and again where a run goes on with other processes."""
+"""How a step is divided into micro-batches: as typed, and again where a run goes on with others or other processes."""
 
 from typing import Any
 
@@ -10,12 +10,11 @@ from llmtune.errors import RunError
 from llmtune.logs import say
 from llmtune.stages.context import RunContext
 
-_ALLOWABLE = {"train.micro_batch_size", "train.gradient_accumulation_steps"}
 _PARTS = ("micro_batch_size", "gradient_accumulation_steps", "num_processes")
 
 
 def plan_settings(context: RunContext, *, packed: bool) -> PlanSettings:
-    """What the plan of the run's steps depends on; a run that goes on with other processes keeps the examples of each.
+    """What the plan of the run's steps depends on; a run that goes on divided otherwise keeps the examples of each.
 
     Args:
         context: the run's.
@@ -49,37 +48,38 @@ def record_other_division(context: RunContext, settings: PlanSettings, num_steps
         settings: the plan's.
         num_steps: steps done.
     """
-    choices, now = context.manifest.section("choices"), division(settings)
-    if not distributed.is_first() or now == {name: _as_begun(context)[name] for name in _PARTS}:
+    last, now = _last_division(context), division(settings)
+    if now == {name: last[name] for name in _PARTS}:
         return
+    before, after = last["num_processes"], now["num_processes"]
     say(
-        f"processes: the run goes on with {now['num_processes']} instead of {choices['num_processes']}; "
-        f"a step keeps its {settings.global_batch_size} examples: micro-batch {now['micro_batch_size']} "
-        f"x accumulation {now['gradient_accumulation_steps']} x processes {now['num_processes']}; "
+        (f"processes: the run goes on with {after} instead of {before}; " if before != after else "micro-batches: ")
+        + f"a step keeps its {settings.global_batch_size} examples: micro-batch {now['micro_batch_size']} "
+        f"x accumulation {now['gradient_accumulation_steps']} x processes {after}; "
         f"CPU threads a process: {torch.get_num_threads()}"
     )
-    earlier: list[dict[str, Any]] = choices.get("divisions") or [{"step": 1, **_as_begun(context)}]
+    earlier = context.manifest.section("choices").get("divisions") or [{"step": 1, **last}]
     kept = [entry for entry in earlier if entry["step"] <= num_steps]
-    changed = {"step": num_steps + 1, **now, "num_threads": torch.get_num_threads()}
-    context.manifest.record("choices", {**now, "num_threads": torch.get_num_threads(), "divisions": [*kept, changed]})
+    changed = {**now, "num_threads": torch.get_num_threads()}
+    divisions = [*kept, {"step": num_steps + 1, **changed}]
+    context.manifest.record("choices", {**changed, "divisions": divisions}, write=distributed.is_first())
 
 
 def _micro_batches(context: RunContext) -> tuple[int, int]:
     """Examples of a micro-batch, and micro-batches a step and process."""
-    if not context.manifest.section("choices") or _ALLOWABLE & set(context.config.resume_allow):
-        return context.config.train.micro_batch_size, context.config.train.gradient_accumulation_steps
-    begun, count = _as_begun(context), distributed.num_processes()
-    size, accumulation, before = (begun[name] for name in _PARTS)
-    if before == count:
-        return size, accumulation
+    train = context.config.train
+    if not context.manifest.section("choices"):
+        return train.micro_batch_size, train.gradient_accumulation_steps
+    last, count = _last_division(context), distributed.num_processes()
+    size, accumulation, before = (last[name] for name in _PARTS)
     try:
         # The size that was typed is what fits in memory; a division in between may have lowered it.
-        return divide(size * accumulation * before, count, context.config.train.micro_batch_size)
+        return divide(size * accumulation * before, count, train.micro_batch_size)
     except ValueError as error:
         raise RunError(f"hardware.num_processes={count}: the run began with {before}; its {error}") from error
 
 
-def _as_begun(context: RunContext) -> dict[str, Any]:
+def _last_division(context: RunContext) -> dict[str, Any]:
     """How the run's steps were divided last."""
     config, choices = context.config.train, context.manifest.section("choices")
     typed = (config.micro_batch_size, config.gradient_accumulation_steps, 1)

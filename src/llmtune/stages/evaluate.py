@@ -13,6 +13,7 @@ from llmtune.evaluation.samples import SamplePrompt, sample_prompts
 from llmtune.logs import say, show
 from llmtune.models.attention import attention_of
 from llmtune.models.load import load_frozen
+from llmtune.models.token_loss import choose_loss
 from llmtune.runs.manifest import write_json
 from llmtune.stages.context import RESULT_STEP, RunContext
 from llmtune.stages.training_choices import attention_for_evaluation
@@ -40,6 +41,11 @@ def run(context: RunContext) -> None:
     tuned = context.method.load_trained(context.source, context.checkpoint, context.how)
     report, answers[name] = _measure(context, tuned, name, prompts)
     results |= _figures(report)
+    results["computed_with"] = {
+        "precision": context.precision.name,
+        "attention": attention_of(tuned),
+        "loss": choose_loss(tuned).name,
+    }
     if not distributed.is_first():
         return
     if context.config.tracking.log_text:

@@ -6,7 +6,6 @@ from pathlib import Path
 from llmtune import distributed
 from llmtune.config.run import RunConfig
 from llmtune.config.validate import flatten, to_plain
-from llmtune.errors import LlmtuneError
 from llmtune.runs.environment import git_commit
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.status import RunStatusFile
@@ -43,11 +42,7 @@ def open_tracker(folder: RunFolder, config: RunConfig) -> Tracker:
         run_id=known_id,
         tags=_tags(folder, config),
     )
-    try:
-        tracker = MlflowTracker(uri, run, Path.cwd(), system_metrics=config.tracking.system_metrics)
-    except LlmtuneError as error:
-        status.end("FAILED", str(error))
-        raise
+    tracker = MlflowTracker(uri, run, Path.cwd(), system_metrics=config.tracking.system_metrics)
     status.start(tracker.run_id or known_id, uri)
     mark_dead_runs(Path(config.runs_dir), uri, send=tracker.run_id is not None)  # a store that is away is asked once
     tracker.log_params(flatten(to_plain(config)))

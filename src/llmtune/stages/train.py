@@ -5,6 +5,7 @@ from pathlib import Path
 from llmtune import distributed
 from llmtune.config.method import AdapterConfig
 from llmtune.data.plan import StepPlan
+from llmtune.errors import RunError
 from llmtune.evaluation.perplexity import LossSettings, evaluate_loss
 from llmtune.logs import progress, say
 from llmtune.models.digest import describe_weights
@@ -17,7 +18,8 @@ from llmtune.training.callbacks.checkpointing import CheckpointCallback, Checkpo
 from llmtune.training.callbacks.metrics import MetricsCallback
 from llmtune.training.callbacks.progress import ProgressCallback
 from llmtune.training.callbacks.validation import ValidationCallback, ValidationSettings
-from llmtune.training.checkpoint import load_checkpoint, newest_intact_checkpoint
+from llmtune.training.checkpoint import checkpoint_step, load_checkpoint, newest_intact_checkpoint, settle_best
+from llmtune.training.collectives import value_of_first
 from llmtune.training.loop import train
 from llmtune.training.memory import OPTIMIZER_BYTES
 from llmtune.training.optimizer import make_optimizer
@@ -47,6 +49,7 @@ def run(context: RunContext) -> None:
         splits=restored_splits(context),
     )
     state = _resumed(context, parts)
+    _check_steps_left(state.global_step, parts.settings.schedule.total_steps)
     settle_changes(context, state.global_step)
     fit(context, parts, choices)
     record_choices(context, parts, choices)
@@ -80,12 +83,29 @@ def _settings(context: RunContext, plan: StepPlan, *, packed: bool) -> LoopSetti
 
 def _resumed(context: RunContext, parts: TrainParts) -> TrainState:
     """The newest whole checkpoint's state, put into `parts`; where there is none a fresh one, on `method.adapter`."""
-    checkpoint = newest_intact_checkpoint(context.folder.checkpoints)
-    if checkpoint is None:
+    newest = newest_intact_checkpoint(context.folder.checkpoints) if distributed.is_first() else None
+    step = int(value_of_first(-1 if newest is None else checkpoint_step(newest), parts.device))
+    if step < 0:
         _start_from_adapter(context, parts)
         return TrainState()
+    checkpoint = context.folder.checkpoint(step)
     say(f"going on from {checkpoint}")
-    return load_checkpoint(checkpoint, parts)
+    state = load_checkpoint(checkpoint, parts)
+    settle_best(state, context.folder.checkpoints)
+    return state
+
+
+def _check_steps_left(num_steps: int, total_steps: int) -> None:
+    """Check that a run which goes on isn't asked for fewer steps than it has done.
+
+    Raises:
+        RunError: it is.
+    """
+    if num_steps > total_steps:
+        raise RunError(
+            f"the run would have {total_steps} steps, and {num_steps} are done; allow it as many or more with "
+            "train.max_steps=N resume_allow=[train.max_steps], or start a new run"
+        )
 
 
 def _start_from_adapter(context: RunContext, parts: TrainParts) -> None:

@@ -1,7 +1,7 @@
 """What is decided at run time: before the first step it is recorded, and restored where the run goes on."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from llmtune.models.packing import AttentionChoice, choose_attention, packing_fa
 from llmtune.models.token_loss import WHOLE, LossChoice, choose_loss, set_loss
 from llmtune.stages.context import RunContext
 from llmtune.stages.division import division
+from llmtune.training.collectives import most_over_ranks
 from llmtune.training.fitting import fit_memory
 from llmtune.training.memory import OPTIMIZER_BYTES
 from llmtune.training.parts import TrainParts
@@ -60,10 +61,11 @@ def make_choices(context: RunContext, model: nn.Module) -> Choices:
     if not begun:
         with context.precision.autocast():
             loss = choose_loss(model)
-        choices = Choices(loss, choose_attention(model, context.packing_needs, context.precision), recomputing)
+        attention = choose_attention(model, context.packing_needs, context.precision)
+        choices = Choices(loss, _packed_everywhere(attention, context.device), recomputing)
     else:
         _tell_other_device(begun, context.device)
-        choices = Choices(_restored_loss(begun, model), _restored_attention(context, model), recomputing)
+        choices = Choices(_restored_loss(begun, model), _restored_attention(context, begun, model), recomputing)
     if choices.recomputing:
         enable_activation_checkpointing(model)
     return choices
@@ -120,8 +122,9 @@ def record_choices(context: RunContext, parts: TrainParts, choices: Choices) -> 
     if changed:
         found = ", ".join(f"{name} {begun.get(name)} (here {made[name]})" for name in changed)
         raise RunError(f"the run began with {found}; {_CURE}")
-    if distributed.is_first() and (not begun or free):
-        context.manifest.record("choices", {name: made[name] for name in free or made})
+    if not begun or free:
+        # In every process, as the later stages ask it.
+        context.manifest.record("choices", {name: made[name] for name in free or made}, write=distributed.is_first())
 
 
 def settle_changes(context: RunContext, step: int) -> None:
@@ -151,14 +154,15 @@ def attention_for_evaluation(context: RunContext, model: nn.Module) -> Attention
         context: the run's.
         model: the base model or the trained one.
     """
-    begun = context.manifest.section("choices")
+    begun, attention = context.begun_choices, None
     if begun:
         try:
             _restored_loss(begun, model)
-            return _restored_attention(context, model)
+            attention = _restored_attention(context, begun, model)
         except RunError as error:
             warn(f"evaluate: {error.args[0].partition(';')[0]}; what is right here is taken instead")
-    return choose_attention(model, context.packing_needs, context.precision)
+    attention = attention or choose_attention(model, context.packing_needs, context.precision)
+    return _packed_everywhere(attention, context.device)
 
 
 def device_name(device: torch.device) -> str:
@@ -167,11 +171,11 @@ def device_name(device: torch.device) -> str:
 
 
 def _recomputing(context: RunContext) -> str | None:
-    """Why activations are computed again: as typed, or since the run found out when it began."""
-    if context.config.train.activation_checkpointing:
-        return "asked for by train.activation_checkpointing"
-    found_out = context.manifest.section("choices").get("activation_checkpointing_reason") == _TOO_LARGE
-    return _TOO_LARGE if found_out else None
+    """Why activations are computed again: as the run began, or as typed."""
+    begun = context.manifest.section("choices")
+    if begun.get("activation_checkpointing"):
+        return begun.get("activation_checkpointing_reason", _AS_BEGUN)
+    return "asked for by train.activation_checkpointing" if context.config.train.activation_checkpointing else None
 
 
 def _tell_other_device(begun: Mapping[str, Any], device: torch.device) -> None:
@@ -192,8 +196,15 @@ def _restored_loss(begun: Mapping[str, Any], model: nn.Module) -> LossChoice:
     return LossChoice(name, _AS_BEGUN)
 
 
-def _restored_attention(context: RunContext, model: nn.Module) -> AttentionChoice:
-    begun = context.manifest.section("choices")
+def _packed_everywhere(choice: AttentionChoice, device: torch.device) -> AttentionChoice:
+    """The choice with packed rows only where every process may pack them, as all share out the same rows."""
+    padded_somewhere = most_over_ranks(not choice.packed, device)
+    if choice.packed and padded_somewhere:
+        return replace(choice, packed=False, reason="packing isn't exact in another process: padded rows")
+    return choice
+
+
+def _restored_attention(context: RunContext, begun: Mapping[str, Any], model: nn.Module) -> AttentionChoice:
     name, packed = begun["attention"], begun["packed"]
     fault = _attention_fault(context, model, name, packed=packed)
     if fault is not None:

@@ -12,6 +12,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from filelock import FileLock
 
+from llmtune.credentials import has_late_at
 from llmtune.errors import ConfigError
 from llmtune.runs.status import without_credentials
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from llmtune.tracking.client import MlflowClient
 
 _SQLITE = "sqlite:///"
+_OTHERS = ("https", "postgresql", "mysql", "mssql", "databricks")
+_SCHEMES = ("sqlite", "http", *_OTHERS)
 _LOCK_TIMEOUT_SECONDS = 60
 _CONNECT_TIMEOUT_SECONDS = 2.0
 
@@ -39,16 +42,52 @@ def resolve_tracking_uri(configured: str | None, working_folder: Path) -> str:
         working_folder: what a relative SQLite path starts from.
 
     Raises:
-        ConfigError: it is a folder, which MLflow no longer writes to.
+        ConfigError: it is a folder, which MLflow no longer writes to, or can never be a store.
     """
-    uri = configured or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db"
-    if uri.startswith(_SQLITE):
-        path = uri.removeprefix(_SQLITE)
-        return _SQLITE + str(working_folder.absolute() / path)
-    if urlsplit(uri).scheme in ("", "file"):
-        key = "tracking.uri" if configured else "MLFLOW_TRACKING_URI"
-        raise ConfigError(f"{key}={uri} is a folder, which MLflow no longer writes to; set sqlite:///{uri}/mlflow.db")
-    return uri
+    from_environment = os.environ.get("MLFLOW_TRACKING_URI")
+    uri = configured or from_environment or f"{_SQLITE}mlflow.db"
+    key = "MLFLOW_TRACKING_URI" if uri == from_environment else "tracking.uri"
+    if has_late_at(uri):
+        raise ConfigError(
+            f"{key}: has an @ behind its host, where a password may end; write / in a password as %2F, other @ as %40"
+        )
+    shown = without_credentials(uri)
+    problem = _why_malformed(uri)
+    if problem is not None:
+        raise ConfigError(
+            f"{key}={shown}: {problem}; set it to {_SQLITE}FILE, http://HOST:PORT, or an address that begins with "
+            f"{', '.join(_OTHERS[:-1])} or {_OTHERS[-1]}"
+        )
+    if uri == "databricks" or urlsplit(uri).scheme not in ("", "file", "sqlite"):
+        return uri
+    if not uri.startswith(_SQLITE):
+        folder = shown.removeprefix("file://")
+        raise ConfigError(
+            f"{key}={shown} is a folder, which MLflow no longer writes to; set {_SQLITE}{folder}/mlflow.db"
+        )
+    absolute = _SQLITE + str(working_folder.absolute() / uri.removeprefix(_SQLITE))
+    if _sqlite_file(absolute).is_dir():
+        raise ConfigError(f"{key}={shown}: is a folder; name a file in it, such as {shown.rstrip('/')}/mlflow.db")
+    return absolute
+
+
+def _why_malformed(uri: str) -> str | None:
+    """Why this can never be a tracking URI; None where it can."""
+    try:
+        parts = urlsplit(uri)
+        _ = parts.port
+    except ValueError as error:
+        return without_credentials(str(error)).lower()
+    scheme = parts.scheme.partition("+")[0]
+    if scheme not in (*_SCHEMES, "", "file"):
+        return f"{scheme} is no kind of MLflow store"
+    if scheme == "sqlite" and not uri.startswith((_SQLITE, "sqlite+")):
+        return "a SQLite store has three slashes"
+    if uri.startswith(_SQLITE) and not parts.path.strip("/"):
+        return "it names no file"
+    if scheme in ("http", "https") and not parts.hostname:
+        return "it names no host"
+    return None
 
 
 def store_answers(uri: str) -> bool:

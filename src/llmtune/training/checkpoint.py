@@ -22,7 +22,7 @@ from llmtune.training.snapshot import Snapshot
 FORMAT_VERSION = 1
 _INDEX = "checkpoint.json"
 _STATE = "trainer_state.json"
-_NAME = re.compile(r"checkpoint-(\d+)")
+_NAME = re.compile(r"checkpoint-(0|[1-9]\d*)")
 _WEIGHTS = frozenset({"model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"})
 _SPARE_BYTES = 16 * 2**20
 _GIB = 2**30
@@ -43,7 +43,7 @@ def save_checkpoint(folder: Path, snapshot: Snapshot, sound_step: int | None = N
         TrainingFault: writing failed; earlier checkpoints are untouched.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
-    with told(f"{folder.name} could not be saved", folder.parent):
+    with as_training_fault(f"{folder.name} could not be saved", folder.parent):
         try:
             clear_leftovers(folder.parent)
             temporary.mkdir()
@@ -59,7 +59,7 @@ def save_checkpoint(folder: Path, snapshot: Snapshot, sound_step: int | None = N
 
 
 @contextmanager
-def told(what: str, checkpoints: Path) -> Iterator[None]:
+def as_training_fault(what: str, checkpoints: Path) -> Iterator[None]:
     """Turn an error of the file system inside the block into one sentence that begins with `what`.
 
     Raises:
@@ -96,15 +96,16 @@ def check_free_space(checkpoints: Path, size: int, what_for: str) -> None:
 def load_checkpoint(folder: Path, parts: TrainParts) -> TrainState:
     """Put a checkpoint's weights, optimizer and loss scale back into `parts`.
 
+    Args:
+        folder: one that `find_damage` finds nothing wrong with; it isn't looked at again.
+        parts: what the run goes on with.
+
     Returns:
         The state it was saved with.
 
     Raises:
-        RunError: the checkpoint is damaged, or doesn't fit the model or optimizer.
+        RunError: the checkpoint doesn't fit the model or optimizer.
     """
-    damage = find_damage(folder)
-    if damage is not None:
-        raise RunError(f"{folder} is damaged: {damage}; name an earlier checkpoint")
     content = _read_json(folder / _STATE)
     parts.method.restore(parts.model, folder)
     restore_optimizer(parts.model, parts.optimizer, folder)
@@ -158,6 +159,23 @@ def newest_intact_checkpoint(checkpoints: Path) -> Path | None:
     for folder, damage in damages.items():
         warn(f"{folder} is damaged: {damage}; {instead}")
     return intact
+
+
+def settle_best(state: TrainState, checkpoints: Path) -> None:
+    """Where the best step's checkpoint is gone, take the best whole one that is left instead, or none; and say so.
+
+    It is gone where a later step was better and the run has fallen back behind that one.
+    """
+    gone = state.best_step
+    if gone is None or (checkpoints / f"checkpoint-{gone}").exists():
+        return
+    state.best_step = state.best_validation_loss = None
+    for step, loss in sorted(state.validation_losses, key=lambda point: point[1]):
+        if find_damage(checkpoints / f"checkpoint-{step}") is None:
+            state.best_step, state.best_validation_loss = step, loss
+            break
+    left = "none that was validated" if state.best_step is None else f"checkpoint-{state.best_step}"
+    warn(f"checkpoint-{gone}, the best by validation loss, is gone; the best that is left is {left}")
 
 
 def link_checkpoint(link: Path, folder: Path) -> None:

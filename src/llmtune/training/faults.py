@@ -1,8 +1,8 @@
 """A loss or gradient that isn't finite: kept from the weights on the device, told once the host reads the steps.
 
-No step waits for the device, but for the updates of bitsandbytes, which do so themselves. A step's loss and gradient norm
-set a flag there that withholds its update and all later ones; the host reads it with the figures of all steps since the
-last time, before a log line, a validation or a save.
+No step waits for the device, but for the updates of bitsandbytes, which do so themselves. A step's loss and gradient
+norm set a flag there that withholds its update and all later ones; the host reads it with the figures of all steps
+since the last time, before a log line, a validation or a save.
 """
 
 import math
@@ -78,7 +78,9 @@ def read_steps(parts: TrainParts, state: TrainState) -> None:
     if not watch.unread:
         return
     flags = torch.cat([torch.stack([watch.first_broken, watch.overflows_in_a_row]).double(), watch.stop_flags])
-    *rows, last = torch.stack([*(step.figures for step in watch.unread), flags]).tolist()
+    read = torch.cat([*(step.figures for step in watch.unread), flags]).tolist()
+    width = len(watch.unread[0].figures)
+    rows, last = [read[at : at + width] for at in range(0, len(watch.unread) * width, width)], read[-len(flags) :]
     seconds = time.perf_counter() - watch.unread_since
     unread, watch.unread = watch.unread, []
     first_broken, state.overflows_in_a_row = int(last[0]), int(last[1])

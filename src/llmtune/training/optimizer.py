@@ -55,8 +55,8 @@ def update_weights(optimizer: Any, withheld: torch.Tensor, *, may_wait: bool = F
     """Make the optimizer's update, or leave weights and state bit for bit as they are where `withheld` is 1.
 
     torch's fused kernels take the flag themselves. bitsandbytes waits for the device after each parameter, so there the
-    host looks at the flag first. Others go one parameter after the other, a copy of which, and of its state, is put back
-    under the flag: the host doesn't wait, and the most memory is that of the largest parameter.
+    host looks at the flag first. Others go one parameter after the other, a copy of which, and of its state, is put
+    back under the flag: the host doesn't wait, and the most memory is that of the largest parameter.
 
     Args:
         optimizer: from `make_optimizer`.

@@ -11,7 +11,7 @@ from llmtune.logs import say
 from llmtune.training.collectives import several_processes, sum_over_ranks
 from llmtune.training.parts import TrainParts, TrainState
 
-_NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
+_NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C", signal.SIGHUP: "SIGHUP"}
 
 
 @contextmanager

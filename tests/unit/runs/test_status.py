@@ -1,15 +1,19 @@
+import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 
+import psutil
 import pytest
 
 from llmtune.errors import RunError
 from llmtune.runs.layout import RunFolder
-from llmtune.runs.status import RunStatusFile, check_not_running, find_dead_runs, without_credentials
+from llmtune.runs.status import RunStatusFile, at_work, check_not_running, find_dead_runs, without_credentials
 
 pytestmark = pytest.mark.fast
 
@@ -98,3 +102,77 @@ def test_a_run_may_be_entered_by_its_own_process_and_what_that_starts(tmp_path):
     code = "import sys; from pathlib import Path; from llmtune.runs.layout import RunFolder\n"
     code += "from llmtune.runs.status import check_not_running; check_not_running(RunFolder(Path(sys.argv[1])))"
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+
+
+AT_WORK = """
+import os, sys, time
+from pathlib import Path
+from llmtune.runs.layout import RunFolder
+from llmtune.runs.status import at_work
+with at_work(RunFolder(Path(sys.argv[1]))):
+    if sys.argv[2] == "with a child" and os.fork() == 0:
+        time.sleep(60)
+    print("at work", os.getpid(), flush=True)
+    input()
+"""
+
+
+@pytest.fixture
+def other(tmp_path, request):
+    """Another process at work on the run, which has recorded nothing yet."""
+    code = [sys.executable, "-c", AT_WORK, str(tmp_path), getattr(request, "param", "alone")]
+    process = subprocess.Popen(code, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)
+    assert process.stdout.readline().startswith(b"at work")
+    yield process
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with process:
+        pass
+
+
+def _enter(folder):
+    with at_work(RunFolder(folder)):
+        return True
+
+
+def test_of_two_processes_one_gets_to_work_before_either_has_recorded_anything(tmp_path, other):
+    check_not_running(RunFolder(tmp_path))  # the record alone doesn't tell
+    with pytest.raises(RunError, match="another process is at work on the run; wait for its end"):
+        _enter(tmp_path)
+    other.communicate(b"go\n", timeout=30)
+    assert _enter(tmp_path)
+
+
+def test_the_process_that_is_at_work_is_named_where_it_is_recorded(tmp_path, other):
+    RunStatusFile(tmp_path / "status.json").start()
+    record = json.loads((tmp_path / "status.json").read_text())
+    started = psutil.Process(other.pid).create_time()
+    (tmp_path / "status.json").write_text(json.dumps({**record, "pid": other.pid, "process_started": started}))
+    with pytest.raises(RunError, match=f"still running as process {other.pid};"):
+        _enter(tmp_path)
+
+
+@pytest.mark.parametrize("other", ["alone", "with a child"], indirect=True)
+def test_a_killed_process_lets_the_next_one_in(tmp_path, other):
+    other.kill()
+    other.wait()
+    assert _enter(tmp_path)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_ends_no_run(tmp_path, monkeypatch, capsys, number):
+    def lockf(file, flags):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.lockf", lockf)
+    assert _enter(tmp_path)
+    assert "start no second command on the run meanwhile" in capsys.readouterr().out
+
+
+def test_a_run_starts_anew_in_the_mlflow_run_that_it_had(tmp_path):
+    file = RunStatusFile(tmp_path / "status.json")
+    assert file.start_anew().mlflow_run_id is None
+    file.start("abc", "http://host:5000")
+    file.end("KILLED")
+    record = file.start_anew()
+    assert (record.status, record.mlflow_run_id, record.tracking_uri) == ("RUNNING", "abc", "http://host:5000")

@@ -34,6 +34,40 @@ def test_a_folder_is_refused(uri, tmp_path):
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize(
+    ("uri", "problem"),
+    [
+        ("s3://b/x", "=s3://b/x: s3 is no kind of MLflow store"),
+        ("http://h:notaport", "=http://h:notaport: port could not be cast"),
+        ("http://me:canary@h:99999", "=http://h:99999: port out of range"),
+        ("http://[::1", r"=http://\[::1: invalid ipv6 url"),
+        ("http://", "=http://: it names no host"),
+        ("sqlite:///", "=sqlite:///: it names no file"),
+        ("sqlite:///?timeout=1", r"=sqlite:///\?timeout=1: it names no file"),
+        ("sqlite://x.db", "=sqlite://x.db: a SQLite store has three slashes"),
+        ("sqlite:///.", r"=sqlite:///\.: is a folder; name a file in it, such as sqlite:///\./mlflow\.db"),
+        ("http://me:canary/x@h", ": has an @ behind its host"),
+        ("http://canary/x@h", ": has an @ behind its host"),
+    ],
+)
+def test_what_can_never_be_a_store_is_refused_whoever_names_it(uri, problem, tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match=rf"^tracking\.uri{problem}") as caught:
+        resolve_tracking_uri(uri, tmp_path)
+    assert "canary" not in str(caught.value)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(ConfigError, match=rf"^MLFLOW_TRACKING_URI{problem}"):
+        resolve_tracking_uri(None, tmp_path)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    "uri", ["databricks", "databricks://profile", "postgresql+psycopg2://u:p@h/db", "mysql://h:1/db", "https://h/x"]
+)
+def test_a_store_of_another_kind_stays_as_it_is(uri, tmp_path):
+    assert resolve_tracking_uri(uri, tmp_path) == uri
+
+
+@pytest.mark.fast
 def test_nothing_listens():
     assert not store_answers("http://127.0.0.1:9")
     assert store_answers("sqlite:////x.db")

@@ -91,8 +91,16 @@ def test_any_damage_falls_back_to_the_checkpoint_before_aloud(parts, tmp_path, m
     assert newest_intact_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
     assert len(warnings) == 1
     assert "checkpoint-10 is damaged" in warnings[0]
-    with pytest.raises(RunError, match="damaged"):
-        load_checkpoint(tmp_path / "checkpoint-10", parts)
+
+
+def test_to_go_on_reads_each_file_for_its_digest_once(parts, make_parts, tmp_path, monkeypatch):
+    save_checkpoint(tmp_path / "checkpoint-3", take_snapshot(parts, STATE))
+    digest, read = checkpoint._sha256, []
+    monkeypatch.setattr(checkpoint, "_sha256", lambda path: read.append(path.name) or digest(path))
+    newest = newest_intact_checkpoint(tmp_path)
+    assert newest is not None
+    load_checkpoint(newest, make_parts())
+    assert sorted(read) == ["model.safetensors", "optimizer.json", "optimizer.safetensors", "trainer_state.json"]
 
 
 def test_intact_checkpoints_warn_of_nothing(parts, tmp_path, monkeypatch):

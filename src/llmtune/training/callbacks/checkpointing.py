@@ -6,6 +6,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
+from llmtune import signals
 from llmtune.distributed import is_first
 from llmtune.errors import TrainingFault
 from llmtune.logs import say, warn
@@ -13,13 +14,13 @@ from llmtune.runs.layout import RunFolder
 from llmtune.training.background import Background
 from llmtune.training.callbacks.cadence import is_due
 from llmtune.training.checkpoint import (
+    as_training_fault,
     check_free_space,
     clear_leftovers,
     link_checkpoint,
     list_checkpoints,
     remove_old_checkpoints,
     save_checkpoint,
-    told,
 )
 from llmtune.training.collectives import several_processes, value_of_first, wait_for_all
 from llmtune.training.faults import check_weights, read_steps
@@ -51,7 +52,8 @@ class CheckpointCallback:
     where memory for the copy is short, training waits while it is written. Stands after the validation callback. The
     first process saves, the others go on with it.
 
-    As a context manager around the training it waits, however that ends, for the checkpoint that is being written.
+    As a context manager around the training it waits, however that ends, for the checkpoint that is being written; only
+    a second signal leaves it where it is, as a kill would.
 
     Args:
         run: where checkpoints go.
@@ -73,6 +75,9 @@ class CheckpointCallback:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Wait for the checkpoint under way; where it fails, raise that, or say it where another error came first."""
+        if signals.asked_twice():
+            self._background.leave()
+            return
         try:
             self._background.wait()
         except TrainingFault as fault:
@@ -81,7 +86,7 @@ class CheckpointCallback:
             warn(str(fault))
 
     def on_train_start(self, parts: TrainParts, state: TrainState) -> None:
-        """Look at the disk, and set the best link of a resumed run, should a kill have come before it."""
+        """Look at the disk, and let the best link of a resumed run say what its state says."""
         self._sound_step = state.global_step
         if state.global_step and self._run.checkpoint(state.global_step).exists():
             self._saved_step = state.global_step
@@ -95,6 +100,8 @@ class CheckpointCallback:
         due = is_due(state.global_step, every_steps, parts.settings.schedule.total_steps)
         if due or state.should_stop or state.best_step == state.global_step:
             self._save(parts, state)
+        if parts.watch.stopped_by is not None:  # wait here, where a second signal is told from an echo of the first
+            self._background.let_finish()
 
     def on_train_end(self, parts: TrainParts, state: TrainState) -> None:
         """Save the last step if it isn't yet, wait until it is written, and link it as the final one."""
@@ -122,10 +129,12 @@ class CheckpointCallback:
 
     def _look_at_disk(self, parts: TrainParts, state: TrainState) -> None:
         checkpoints, best = self._run.checkpoints, state.best_step
-        with told("checkpoints can't be saved", checkpoints):
+        with as_training_fault("checkpoints can't be saved", checkpoints):
             clear_leftovers(checkpoints)
             if best is not None and self._run.checkpoint(best).exists():
                 link_checkpoint(self._run.best_checkpoint, self._run.checkpoint(best))
+            else:
+                self._run.best_checkpoint.unlink(missing_ok=True)
             left = parts.settings.schedule.total_steps - state.global_step
             most = self._settings.keep + _BESIDE_THE_NEWEST - len(list_checkpoints(checkpoints))
             count = min(left, max(1, most))
@@ -137,7 +146,7 @@ class CheckpointCallback:
     def _begin_save(self, parts: TrainParts, state: TrainState) -> None:
         self._background.wait()
         folder, size = self._run.checkpoint(state.global_step), num_bytes(parts)
-        with told(f"{folder.name} could not be saved", folder.parent):
+        with as_training_fault(f"{folder.name} could not be saved", folder.parent):
             check_free_space(folder.parent, size, f"the tensors of {folder.name}")
         copied = copy_fits(size)
         if not (copied or self._has_said_why):
@@ -154,7 +163,7 @@ class CheckpointCallback:
     def _write(self, snapshot: Snapshot, sound_step: int, *, is_best: bool) -> None:
         folder = self._run.checkpoint(snapshot.step)
         save_checkpoint(folder, snapshot, sound_step)
-        with told(f"old checkpoints could not be removed after {folder.name}", folder.parent):
+        with as_training_fault(f"old checkpoints could not be removed after {folder.name}", folder.parent):
             if is_best:
                 link_checkpoint(self._run.best_checkpoint, folder)
             remove_old_checkpoints(folder.parent, self._settings.keep)
@@ -162,6 +171,6 @@ class CheckpointCallback:
     def _link_final(self, step: int) -> None:
         self._background.wait()
         folder = self._run.checkpoint(step)
-        with told(f"{folder.name} could not be linked as the final one", folder.parent):
+        with as_training_fault(f"{folder.name} could not be linked as the final one", folder.parent):
             link_checkpoint(self._run.final_checkpoint, folder)
             remove_old_checkpoints(folder.parent, self._settings.keep)

@@ -16,6 +16,8 @@ from llmtune.training.faults import read_steps
 from llmtune.training.parts import StepResult, TrainParts, TrainState
 from llmtune.training.stopping import stopping_instead
 
+_LOSS = "evaluate/validation_loss"
+
 Validate = Callable[[nn.Module], float]
 """The model's mean loss on the validation split, nats per supervised token; called in every process. Raises
 `Unfinished`, in every process, where a signal came first."""
@@ -54,7 +56,7 @@ class ValidationCallback:
         self._stop_if_out_of_patience(state)
         last = state.validation_losses[-1][0] if state.validation_losses else 0
         if state.global_step > last and self._is_due(parts, state) and not state.should_stop:
-            self._measure(parts, state)
+            self._measure(parts, state, is_logged=any(step == state.global_step for step, _ in self._log.losses(_LOSS)))
 
     def on_step_end(self, parts: TrainParts, state: TrainState, result: StepResult) -> None:
         """Validate where it is due; where a signal asks for the end, the run that goes on does it instead."""
@@ -68,7 +70,8 @@ class ValidationCallback:
     def _is_due(self, parts: TrainParts, state: TrainState) -> bool:
         return is_due(state.global_step, self._settings.every_steps, parts.settings.schedule.total_steps)
 
-    def _measure(self, parts: TrainParts, state: TrainState) -> None:
+    def _measure(self, parts: TrainParts, state: TrainState, *, is_logged: bool = False) -> None:
+        """Validate after this step; `is_logged` says that a run which was killed before it saved has the line."""
         loss = value_of_first(self._validate(parts.model), parts.device)
         if not abs(loss) < float("inf"):
             raise TrainingFault(f"validation loss after step {state.global_step} is {loss}; lower train.learning_rate")
@@ -79,8 +82,9 @@ class ValidationCallback:
         else:
             state.validations_without_improvement += 1
         if is_first():
-            self._log.append(state.global_step, {"evaluate/validation_loss": loss})
-            self._tracker.log_metrics({"evaluate/validation_loss": loss}, state.global_step)
+            if not is_logged:
+                self._log.append(state.global_step, {_LOSS: loss})
+            self._tracker.log_metrics({_LOSS: loss}, state.global_step)  # which leaves out what its store has
         self._stop_if_out_of_patience(state)
 
     def on_train_end(self, parts: TrainParts, state: TrainState) -> None:

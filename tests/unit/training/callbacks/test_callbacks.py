@@ -79,6 +79,17 @@ def test_a_resumed_run_that_had_stopped_early_makes_no_step(make_parts, log, tra
     assert train(make_parts(), state, [_validation([], log, tracker, patience=2)]).global_step == 3
 
 
+@pytest.mark.parametrize("logged_by_a_killed_run", [False, True])
+def test_a_validation_that_is_made_up_for_is_logged_once(make_parts, log, tracker, logged_by_a_killed_run):
+    if logged_by_a_killed_run:
+        log.append(2, {"evaluate/validation_loss": 2.0})
+    state = TrainState(global_step=2, validation_losses=[(1, 3.0)], best_validation_loss=3.0, best_step=1)
+    train(make_parts(total_steps=3), state, [_validation([2.0, 1.0], log, tracker)])
+    assert log.losses("evaluate/validation_loss") == [(2, 2.0), (3, 1.0)]
+    assert state.validation_losses == [(1, 3.0), (2, 2.0), (3, 1.0)]
+    assert [step for step, _ in tracker.metrics] == [2, 3], "the tracker leaves out by itself what its store has"
+
+
 def test_a_validation_loss_that_is_no_number_is_a_fault(make_parts, log, tracker):
     with pytest.raises(TrainingFault, match="validation loss after step 1 is nan"):
         train(make_parts(), TrainState(), [_validation([float("nan")], log, tracker)])
@@ -123,6 +134,14 @@ def test_a_resume_sets_the_best_link_that_a_kill_left_out(make_parts, log, track
     link.unlink()
     _checkpoints(tmp_path).on_train_start(parts, TrainState(global_step=2, best_step=2))
     assert link.readlink().name == "checkpoint-2"
+
+
+@pytest.mark.parametrize("best_step", [None, 1])
+def test_a_resume_drops_a_best_link_that_its_state_knows_nothing_of(make_parts, log, tracker, tmp_path, best_step):
+    parts = make_parts(total_steps=2)
+    train(parts, TrainState(), [_validation([3.0, 1.0], log, tracker), _checkpoints(tmp_path)])
+    _checkpoints(tmp_path).on_train_start(parts, TrainState(global_step=1, best_step=best_step))
+    assert not (tmp_path / "checkpoints" / "checkpoint-best").is_symlink()
 
 
 def test_progress_counts_earlier_steps_and_shows_loss_and_speed(make_parts, step_result):
