@@ -21,7 +21,7 @@ PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 WORKERS := --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run ui test check test-slow format reference docs lock clean
+.PHONY: help setup run ui test test-fast check test-slow format reference docs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,11 +51,13 @@ ui: $(DONE) ## MLflow's pages on the recorded runs
 test: $(DONE) ## all tests but the slow ones and those that need a GPU
 	$(TEST_ENV) $(PYTEST) $(WORKERS) -m "not slow and not gpu and not multi_gpu"
 
-check: $(DONE) ## format, lint, types, import contract and the fast tests
+check: $(DONE) ## format, lint, types and the import contract
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+test-fast: $(DONE) ## the tests that take no process of their own
 	$(TEST_ENV) $(PYTEST) $(WORKERS) -m fast
 
 test-slow: $(DONE) ## the slow tests: full figures on real weights

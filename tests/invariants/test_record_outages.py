@@ -186,13 +186,13 @@ def test_a_full_disk_under_the_store_costs_nothing_and_the_rest_comes_later(trai
     _check_complete(client, from_the_start)
 
 
-def test_a_run_goes_on_when_the_store_is_a_folder_and_the_next_run_sends_what_was_kept(train, tmp_path, capsys):
+def test_a_run_goes_on_when_the_store_is_damaged_and_the_next_run_sends_what_was_kept(train, tmp_path, capsys):
     store = tmp_path / "mlflow.db"
-    store.mkdir()
+    store.write_text("no SQLite file" * 100)
     first = train()
     assert RunStatusFile(first.folder.status_file).read().mlflow_run_id is None
     assert first.kept.exists()
-    store.rmdir()
+    store.unlink()
     second = train()
     assert not first.kept.exists()
     assert first.weights == second.weights

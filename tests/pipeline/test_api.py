@@ -99,6 +99,7 @@ def _check_adapter(saved: Path, run: Path) -> None:
     assert [path.name for path in saved.parent.glob(".*draft")] == []
 
 
+@pytest.mark.slow
 def test_full_saves_the_whole_model_and_export_writes_a_folder_a_format(workplace, config, file) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -184,6 +185,7 @@ def test_it_works_in_a_thread_beside_a_running_event_loop(config, file) -> None:
     asyncio.run(beside())
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_tell_their_failure(config, file) -> None:
     two = ["hardware=ddp", "hardware.num_processes=2"]
     tuner = LLMFineTuner(config(overrides=two))
@@ -193,6 +195,7 @@ def test_two_processes_train_and_tell_their_failure(config, file) -> None:
         LLMFineTuner(config(overrides=two)).train("nowhere.jsonl")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shown"),
     [

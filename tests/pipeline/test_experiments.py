@@ -125,6 +125,7 @@ def _sweep(workplace, experiment: str, values: str) -> list[dict]:
     return entries
 
 
+@pytest.mark.slow
 def test_a_sweep_of_learning_rates_trains_alike_but_for_the_rate(workplace) -> None:
     words = "train.learning_rate:'1e-4,1e-3'"
     low, high = _sweep(workplace, "sweep_learning_rate", words)
@@ -138,6 +139,7 @@ def test_a_sweep_of_learning_rates_trains_alike_but_for_the_rate(workplace) -> N
     assert [(job.name, job.loss) for job in jobs] == [("0.0001", low["loss"]), ("0.001", high["loss"])]
 
 
+@pytest.mark.slow
 def test_a_sweep_of_sizes_has_nested_training_sets_and_one_test_set(workplace) -> None:
     small, large = _sweep(workplace, "sweep_data_size", "data.num_examples:'16,48'")
     assert small["base_loss"] == large["base_loss"]
@@ -165,6 +167,7 @@ def test_the_quick_starts_smaller_sets_are_part_of_its_larger_ones() -> None:
         assert (small["validation"], small["test"]) == (large["validation"], large["test"])
 
 
+@pytest.mark.slow
 def test_the_example_files_are_read_and_the_test_file_is_disjoint(tmp_path) -> None:
     counts = _script("examples/make_example_files.py").write_files(tmp_path)
     texts = {name: [record.text for record in read_file(str(tmp_path / name)).records] for name in counts}
@@ -234,6 +237,7 @@ def test_a_run_without_figures_is_not_measured(tmp_path) -> None:
         measuring.read_jobs(tmp_path)
 
 
+@pytest.mark.slow
 def test_measuring_types_the_command_and_reads_what_it_recorded(tmp_path, capfd) -> None:
     words = [*TINY, f"data.path={EXAMPLES}", "data.num_examples=16", f"cache_dir={tmp_path / 'cache'}"]
     seconds, (job,) = measuring.measure("balanced", tmp_path, [*words, "export.formats=[adapter]"])

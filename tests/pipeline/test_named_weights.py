@@ -36,7 +36,9 @@ def _stage(folder: RunFolder, name: str) -> dict:
     return Manifest(folder.manifest_file).stage(name)
 
 
-@pytest.mark.parametrize("method", ["lora", "qlora", "full"])
+@pytest.mark.parametrize(
+    "method", ["lora", *(pytest.param(name, marks=pytest.mark.slow) for name in ("qlora", "full"))]
+)
 def test_evaluate_and_generate_take_each_methods_run_and_checkpoints(workplace, capsys, method) -> None:
     assert workplace.train("train", "evaluate", f"method={method}", FEW, UNTRACKED) == 0
     run = workplace.newest

@@ -62,6 +62,7 @@ def test_a_launcher_of_the_persons_choice_starts_one_run(workplace, launcher) ->
     assert ended.stdout.count("run folder: ") == 1
 
 
+@pytest.mark.slow
 def test_a_mistake_under_a_launcher_is_told_once(workplace) -> None:
     broken = workplace.folder / "broken.jsonl"
     broken.write_text("not json\n")
@@ -115,6 +116,7 @@ sys.exit(run(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_may_not_pack_makes_none_pack(workplace, capfd) -> None:
     (workplace.folder / "one_pads.py").write_text(_ONE_PADS)
     stages = ["train", "evaluate", "tracking.backend=none"]

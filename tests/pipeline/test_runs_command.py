@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from llmtune.commands import runs
 
 from .conftest import ASSETS, SHORT
@@ -76,6 +78,7 @@ def test_a_live_run_is_followed_to_its_end(workplace, capsys) -> None:
     assert f"test loss {entry['loss']:.4f}" in shown
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_ends_the_follower(workplace, capsys) -> None:
     process = _start(workplace, "train.num_epochs=3000")
     _wait_until(lambda: _metrics(workplace))
@@ -90,6 +93,7 @@ def test_a_run_that_is_killed_ends_the_follower(workplace, capsys) -> None:
     assert "the process is gone" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_follower_and_not_the_run(workplace) -> None:
     process = _start(workplace, "train.num_epochs=3000")
     try:

@@ -26,6 +26,7 @@ WORDS = [*SHORT, f"model={ASSETS / 'tiny_llama'}", f"data.path={ASSETS / 'exampl
 WORDS += ["train", "train.num_epochs=3", "train.validate_every_steps=6", "train.checkpoint_every_steps=100"]
 TWO = ["hardware=ddp", "hardware.num_processes=2", "train.micro_batch_size=2", "train.num_epochs=20"]
 EXIT_STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
+BOTH = [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
 STATUS_OF_A_HANG_UP = 129
 WAY_TOO_LONG = 300
 """Seconds of a save that is longer than a command may take here."""
@@ -172,7 +173,7 @@ def undisturbed_in_two(tmp_path_factory) -> Ended:
     return ended
 
 
-@pytest.mark.parametrize("number", EXIT_STATUS, ids=lambda number: number.name)
+@pytest.mark.parametrize("number", BOTH, ids=lambda number: number.name)
 def test_the_step_under_way_is_finished_and_saved_and_the_run_goes_on_from_it(workplace, undisturbed, number) -> None:
     ended = _run(workplace.folder, *WORDS, code="step 4", numbers=str(int(number)))
     said, error = NAMES[number]
@@ -213,6 +214,7 @@ def test_a_second_signal_waits_for_no_checkpoint(workplace, undisturbed, last) -
     assert ended.end()[:-1] == undisturbed.end()[:-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("numbers", ["15", "15,15"], ids=["one signal", "with an echo"])
 def test_the_first_signal_waits_for_the_checkpoints(workplace, numbers) -> None:
     words = [*WORDS, "tracking.backend=none", "train.checkpoint_every_steps=2"]
@@ -221,6 +223,7 @@ def test_the_first_signal_waits_for_the_checkpoints(workplace, numbers) -> None:
     assert len(ended.checkpoints) >= 2, "the one under way, and the one of the step that was finished"
 
 
+@pytest.mark.slow
 def test_a_validation_that_was_made_up_for_before_a_kill_is_recorded_once(workplace, undisturbed) -> None:
     ended = _run(workplace.folder, *WORDS, code="step 6", numbers="15")
     assert (ended.exit_status, ended.checkpoints) == (143, ["checkpoint-6"])
@@ -255,6 +258,7 @@ def test_a_signal_inside_a_validation_ends_it_and_saves_the_step(workplace, undi
     assert [step for step, _ in validation] == [step for step, _ in expected[5]] == [6, 12, 18, 24]
 
 
+@pytest.mark.slow
 def test_control_a_validation_that_nobody_makes_up_for_is_missed(workplace, undisturbed, monkeypatch) -> None:
     from llmtune.training.callbacks.validation import ValidationCallback
 
@@ -264,7 +268,7 @@ def test_control_a_validation_that_nobody_makes_up_for_is_missed(workplace, undi
     assert ended.end() != undisturbed.end()
 
 
-@pytest.mark.parametrize("number", EXIT_STATUS, ids=lambda number: number.name)
+@pytest.mark.parametrize("number", BOTH, ids=lambda number: number.name)
 def test_two_processes_stop_after_the_same_step_and_go_on_to_the_same_end(
     workplace, undisturbed_in_two, number
 ) -> None:
@@ -284,7 +288,7 @@ def test_two_processes_stop_after_the_same_step_and_go_on_to_the_same_end(
     assert ended.end()[:-1] == undisturbed_in_two.end()[:-1]
 
 
-@pytest.mark.parametrize("number", EXIT_STATUS, ids=lambda number: number.name)
+@pytest.mark.parametrize("number", BOTH, ids=lambda number: number.name)
 def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(tmp_path, number) -> None:
     code = [sys.executable, "-c", ONE_OF_TWO, str(ASSETS / "tiny_llama"), str(ASSETS.parent / "invariants")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "WORLD_SIZE": "2"}
@@ -406,6 +410,7 @@ def test_of_two_commands_on_a_run_at_once_one_trains(workplace, undisturbed) -> 
     assert ended.end() == undisturbed.end()
 
 
+@pytest.mark.slow
 def test_nothing_is_said_of_going_on_where_nothing_is_left(workplace) -> None:
     ended = _run(workplace.folder, *WORDS, "tracking.backend=none", code="0", numbers="15", script=AFTER_THE_STAGES)
     assert ended.exit_status == 143

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from mlflow import MlflowClient
 
 from .conftest import ASSETS, SHORT
@@ -44,6 +45,7 @@ def test_three_methods_end_as_three_finished_children(workplace, capfd) -> None:
     assert all(run.info.run_id in shown for run in children)
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_does_not_stop_the_others(workplace, capfd) -> None:
     broken = workplace.folder / "broken.jsonl"
     broken.write_text("not json\n")
