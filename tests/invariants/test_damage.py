@@ -4,7 +4,6 @@ import json
 import os
 import resource
 import shutil
-import subprocess
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from llmtune.training.callbacks import checkpointing
 from llmtune.training.checkpoint import find_damage, newest_intact_checkpoint, save_checkpoint
 from llmtune.training.parts import TrainState
 from llmtune.training.snapshot import take_snapshot
+from small_disk import mounted
 
 SETUPS = {"lora": Setup(LORA_DROPOUT), "full": Setup(FULL)}
 FILES = {
@@ -287,17 +287,8 @@ def test_a_write_that_fails_is_told_and_training_goes_on_from_before(tiny_llama,
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 512 KiB; skips where none may be mounted."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    try:
-        command = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(disk)]
-        mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        mounted = False
-    if not mounted:
-        pytest.skip("a file system can't be mounted here")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
+    with mounted(tmp_path / "disk", "512k") as disk:
+        yield disk
 
 
 @pytest.mark.fast

@@ -1,6 +1,5 @@
 """A whole run whose store is away, hangs, dies or is full: the same weights, little time, and nothing missed."""
 
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from llmtune.runs.lookup import list_runs
 from llmtune.runs.status import RunStatusFile
 from llmtune.tracking.client import MlflowClient
 from llmtune.tracking.kept_file import read_kept
+from small_disk import mounted
 from store_server import StoreServer
 
 LONG = ("data.num_examples=160", "train.num_epochs=6")
@@ -149,13 +149,8 @@ def test_a_server_that_hangs_or_dies_midway_gets_everything_once_it_is_back(trai
 @pytest.fixture
 def small_disk(tmp_path):
     """A folder on a file system of 4 MB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("a file system can't be mounted here")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with mounted(tmp_path / "small", "4m") as folder:
+        yield folder
 
 
 def _fill(folder: Path) -> None:

@@ -1,42 +1,20 @@
 """A model whose weights are sharded over two processes (FSDP2) trains as a whole one."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from sharded_worker import train_in_every_way
+from two_workers import run_two
 
 WORKER = Path(__file__).parent / "sharded_worker.py"
-TIMEOUT_SECONDS = 150
-
-
-def _run_two(model_folder, results):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2"}
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    command = [sys.executable, str(WORKER), str(model_folder), str(results)]
-    workers = [
-        subprocess.Popen(command, env={**environment, "RANK": rank}, stderr=subprocess.PIPE, text=True)
-        for rank in ("0", "1")
-    ]
-    try:
-        for worker in workers:
-            _, errors = worker.communicate(timeout=TIMEOUT_SECONDS)
-            assert worker.returncode == 0, errors
-    finally:
-        for worker in workers:
-            worker.kill()
-    return [json.loads((results / f"rank{rank}.json").read_text()) for rank in (0, 1)]
 
 
 @pytest.fixture(scope="module")
 def outcomes(tiny_llama, tmp_path_factory):
     """What one process and two make of it."""
     torch.set_num_threads(1)
-    return train_in_every_way(tiny_llama), _run_two(tiny_llama, tmp_path_factory.mktemp("sharded"))
+    return train_in_every_way(tiny_llama), run_two(WORKER, tiny_llama, tmp_path_factory.mktemp("sharded"))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

@@ -1,37 +1,15 @@
 """Two processes train as one: the same losses, and equal weights in both."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from two_process_worker import go_on, train_and_evaluate
+from two_workers import run_two
 
 WORKER = Path(__file__).parent / "two_process_worker.py"
 BEGUN = Path("lora", "checkpoints", "checkpoint-20")
-TIMEOUT_SECONDS = 150
-
-
-def _run_two(model_folder, results, checkpoint):
-    results.mkdir()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2"}
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    command = [sys.executable, str(WORKER), str(model_folder), str(results), str(checkpoint)]
-    workers = [
-        subprocess.Popen(command, env={**environment, "RANK": rank}, stderr=subprocess.PIPE, text=True)
-        for rank in ("0", "1")
-    ]
-    try:
-        for worker in workers:
-            _, errors = worker.communicate(timeout=TIMEOUT_SECONDS)
-            assert worker.returncode == 0, errors
-    finally:
-        for worker in workers:
-            worker.kill()
-    return [json.loads((results / f"rank{rank}.json").read_text()) for rank in (0, 1)]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +29,8 @@ def alone(tiny_llama, folders):
 @pytest.fixture(scope="module")
 def pair(tiny_llama, folders, alone):
     """What two processes make of it, and of a checkpoint that one has saved."""
-    return _run_two(tiny_llama, folders[2], folders[1] / BEGUN)
+    folders[2].mkdir()
+    return run_two(WORKER, tiny_llama, folders[2], folders[1] / BEGUN)
 
 
 NUM_STEPS = {"lora": 50, "full": 10, "padded": 10, "whole logits": 10, "unsupervised": 10, "idle": 10}

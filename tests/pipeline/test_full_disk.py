@@ -1,7 +1,6 @@
 """A disk that is full before training, before a save or within one: one sentence, FAILED, and the run goes on later."""
 
 import os
-import subprocess
 
 import pytest
 
@@ -10,6 +9,7 @@ from llmtune.runs.metrics_log import MetricsLog
 from llmtune.runs.status import RunStatusFile
 from llmtune.training.callbacks import checkpointing
 from llmtune.training.checkpoint import find_damage, list_checkpoints
+from small_disk import mounted
 
 from .conftest import ASSETS, SHORT
 
@@ -20,17 +20,8 @@ OFTEN = ("train.checkpoint_every_steps=1", "train.keep_checkpoints=3")
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 32 MiB for the runs; skips where none may be mounted."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(disk)]
-    try:
-        mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        mounted = False
-    if not mounted:
-        pytest.skip("a file system can't be mounted here")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
+    with mounted(tmp_path / "disk", "32m") as disk:
+        yield disk
 
 
 def _fill(disk, leave):
