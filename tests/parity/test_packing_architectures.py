@@ -12,30 +12,15 @@ from llmtune.models.attention import VARLEN, attention_of, set_attention
 from llmtune.models.packing import PackingNeeds, _candidates, choose_attention, packing_fault
 from llmtune.models.precision import Precision
 from llmtune.models.token_loss import WHOLE, choose_loss, set_loss, token_losses
+from tiny_shapes import CAPPED, EOS, SHAPE, VOCABULARY
 
 pytestmark = pytest.mark.fast
 
 FP32 = Precision("fp32", "cpu", "test")
-EOS = 2
-VOCABULARY = 97
 LENGTHS = (11, 4, 30, 2, 25)
 MAX_LENGTH = 32
-SHAPE = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "initializer_range": 0.2,
-    "bos_token_id": 1,
-    "eos_token_id": EOS,
-    "pad_token_id": EOS,
-    "max_position_embeddings": 64,
-}
+LONG_SHAPE = {**SHAPE, "max_position_embeddings": 64}
 HEADS = {"num_key_value_heads": 4, "n_head": 4, "n_embd": 32, "n_layer": 2}
-CAPPED = {"query_pre_attn_scalar": 8, "final_logit_softcapping": 3.0}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 PACKED = {
     "Llama": {},
@@ -97,7 +82,7 @@ ROWS = Rows()
 def make(name, extra):
     """A random model of a few thousand weights, in evaluation mode."""
     torch.manual_seed(0)
-    config = getattr(transformers, f"{name}Config")(**SHAPE | extra)
+    config = getattr(transformers, f"{name}Config")(**LONG_SHAPE | extra)
     return AutoModelForCausalLM.from_config(config).eval()
 
 

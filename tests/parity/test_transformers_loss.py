@@ -17,27 +17,12 @@ from transformers import (
 from llmtune.data.collate import supervised_tokens
 from llmtune.models import chunked_loss
 from llmtune.models.token_loss import CHUNKED, WHOLE, choose_loss, set_loss, token_losses
+from tiny_shapes import CAPPED, EOS, SHAPE, VOCABULARY
 
 pytestmark = pytest.mark.fast
 
-EOS = 2
-VOCABULARY = 97
-SHAPE = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "initializer_range": 0.2,
-    "bos_token_id": 1,
-    "eos_token_id": EOS,
-    "pad_token_id": EOS,
-}
 GPT2_SHAPE = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
 GPT2_SHAPE |= {"bos_token_id": EOS, "eos_token_id": EOS, "pad_token_id": EOS, "initializer_range": 0.2}
-CAPPED = {"query_pre_attn_scalar": 8, "final_logit_softcapping": 3.0}
 CONFIGS = {
     "llama": lambda tied: LlamaConfig(**SHAPE, tie_word_embeddings=tied),
     "gpt2": lambda tied: GPT2Config(**GPT2_SHAPE, tie_word_embeddings=tied),
