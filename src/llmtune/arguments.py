@@ -45,6 +45,8 @@ _FOREIGN = {
 """Options of other tools, each with the start of what is typed here."""
 _TEXT_ALWAYS = "generate.prompt"
 """The one text that may be the word null."""
+_LISTS_OF_TEXTS = ("data.add_tokens",)
+"""Lists whose entries are taken as they are typed."""
 _NEVER_EMPTY = ("run", "method.adapter")
 """Besides the groups."""
 _OVERRIDE = re.compile(r"(?P<prefix>\+{0,2})(?P<key>[A-Za-z_][\w./@-]*)=(?P<value>.*)", re.DOTALL)
@@ -236,7 +238,7 @@ def _take_override(argument: str, multirun: bool, found: Arguments, problems: li
             del found.typed[key]
         found.overrides.append(f"++{key}={_verbatim(key, value, multirun)}")
     else:
-        found.overrides.append(f"++{key}={value}")
+        found.overrides.append(f"++{key}={_quoted_parts(value) if key in _LISTS_OF_TEXTS else value}")
 
 
 def _of_a_choice(key: str, value: str, before: str | None, *, multirun: bool) -> Iterator[str]:
@@ -253,6 +255,12 @@ def _of_a_choice(key: str, value: str, before: str | None, *, multirun: bool) ->
     elif key in (*groups(), "run") and before and before != value and not (multirun and "," in f"{before}{value}"):
         both = f"for both type {key}=[{before.strip('[]')},{value.strip('[]')}]"
         yield f"{key} is typed twice, {before} and {value}; {both if key == 'experiment' else 'leave one out'}."
+
+
+def _quoted_parts(value: str) -> str:
+    """A list such as `[<|im_start|>,<|im_end|>]` with each text quoted; one with quotes or brackets in it stays."""
+    match = re.fullmatch(r"\[([^\[\]'\"]+)\]", value)
+    return f"[{','.join(quoted(part.strip()) for part in match[1].split(','))}]" if match else value
 
 
 def _verbatim(key: str, value: str, multirun: bool) -> str:

@@ -28,13 +28,14 @@ DIFFERENCES = sorted(name for name in EXPERIMENTS if not names_data(name))
 NEEDED = {
     ("data", "files"): ["++data.path='x.jsonl'"],
     ("data", "hub"): ["++data.id='a/b'"],
+    ("data", "mixture"): ["data.sources=[{path: x.jsonl, weight: 2}, {id: a/b, licence: mit}]"],
     ("model", "hub"): ["++model.id='a/b'"],
     ("model", "folder"): ["++model.path='x'"],
 }
 
 
 def test_the_files_are_all_found() -> None:
-    assert len(OPTIONS) == 39
+    assert len(OPTIONS) == 40
     assert len(EXPERIMENTS) == 11
     assert {group for group, _ in OPTIONS} | {"experiment"} == set(groups())
 

@@ -74,6 +74,22 @@ def test_a_list_of_texts_is_swept() -> None:
     assert [config.generate.prompt for config in seen] == ["It's", "a (b)"]
 
 
+@pytest.mark.parametrize(
+    ("value", "tokens"),
+    [
+        ("[<|im_start|>,<|im_end|>]", ("<|im_start|>", "<|im_end|>")),
+        ("[ <a> , it's no ${x} ]".replace("'", "’"), ("<a>", "it’s no ${x}")),
+        ("['[INST]','a, b']", ("[INST]", "a, b")),
+        ("[]", ()),
+    ],
+)
+def test_tokens_in_a_list_are_taken_as_typed(value, tokens) -> None:
+    arguments = parse(["data=embedded_code", f"data.add_tokens={value}"])
+    config = compose(Composition(arguments.options, arguments.overrides))
+    assert isinstance(config, RunConfig)
+    assert config.data.add_tokens == tokens
+
+
 def test_hydras_missing_marker_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match=r"generate.prompt=\?\?\?: this text can't be taken"):
         parse(["generate.prompt=???"])

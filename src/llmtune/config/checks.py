@@ -3,8 +3,9 @@
 import re
 from collections.abc import Callable, Iterator
 
-from llmtune.config.data import FilesConfig, HubDataConfig
+from llmtune.config.data import ExamplesConfig, FilesConfig, HubDataConfig, MixtureConfig, RowConfig
 from llmtune.config.export import EXPORT_FORMATS
+from llmtune.config.row_columns import find_wrong_columns
 from llmtune.config.run import RunConfig
 from llmtune.config.train import DEFAULT_CYCLES
 from llmtune.credentials import holds_credentials
@@ -43,6 +44,12 @@ def _data(config: RunConfig) -> Iterator[str]:
             yield "data.path: is missing; set it to your file of examples, or type data=embedded_code for ours."
     if isinstance(data, HubDataConfig) and not data.id:
         yield "data.id: is missing; set it to the id of a data set on the Hub."
+    if isinstance(data, MixtureConfig):
+        yield from _mixture(data)
+    if isinstance(data, RowConfig):
+        yield from find_wrong_columns(data)
+    yield from _cleaning(data)
+    yield from _tokens(data)
     held_out = data.validation_fraction + (0 if data.eval_path else data.test_fraction)
     if held_out >= 1:
         yield (
@@ -51,6 +58,32 @@ def _data(config: RunConfig) -> Iterator[str]:
         )
     if not data.eval_path and data.test_fraction == 0:
         yield "data.test_fraction=0.0: leaves no test set; set it above 0, or set data.eval_path to a file."
+
+
+def _mixture(data: MixtureConfig) -> Iterator[str]:
+    if not data.sources and not data.eval_path:
+        yield "data.sources: is empty; list sources such as {path: a.jsonl, weight: 2} in a YAML file."
+    for number, source in enumerate(data.sources):
+        if (source.path is None) == (source.id is None):
+            yield f"data.sources[{number}]: give either `path` or `id` of a data set on the Hub."
+        yield from (f"data.sources[{number}]: {problem}" for problem in find_wrong_columns(source))
+
+
+def _cleaning(data: ExamplesConfig) -> Iterator[str]:
+    for unit in ("words", "tokens"):
+        low, high = getattr(data, f"min_{unit}"), getattr(data, f"max_{unit}")
+        if low is not None and high is not None and low > high:
+            yield f"data.min_{unit}={low}: is above data.max_{unit}={high}, so every example would be left out."
+    if data.duplicates == "near" and not data.find_near_duplicates:
+        yield "data.duplicates=near: needs data.find_near_duplicates=true."
+
+
+def _tokens(data: ExamplesConfig) -> Iterator[str]:
+    for token in dict.fromkeys(data.add_tokens):
+        if not token.strip():
+            yield "data.add_tokens: holds an empty token; leave it out."
+        elif data.add_tokens.count(token) > 1:
+            yield f"data.add_tokens: {token} is listed {data.add_tokens.count(token)} times; list it once."
 
 
 def _train(config: RunConfig) -> Iterator[str]:

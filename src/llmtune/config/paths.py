@@ -5,9 +5,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+from llmtune.config.data import MixtureConfig
 from llmtune.config.run import RunConfig
 
-_PATHS = {"model": ("path",), "data": ("path", "eval_path"), "export": ("path",)}
+_PATHS = {"model": ("path",), "data": ("path", "eval_path", "chat_template", "write_clean"), "export": ("path",)}
 _TOP = ("runs_dir", "cache_dir", "source_run", "source_weights")
 
 
@@ -17,6 +18,9 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
         name: _absolute(getattr(config, name), tuple(key for key in keys if hasattr(getattr(config, name), key)))
         for name, keys in _PATHS.items()
     }
+    if isinstance(config.data, MixtureConfig):
+        sources = tuple(_absolute(source, ("path",)) for source in config.data.sources)
+        sections["data"] = dataclasses.replace(sections["data"], sources=sources)
     return dataclasses.replace(_absolute(config, _TOP), **sections)
 
 

@@ -99,7 +99,7 @@ def test_a_key_knows_the_shapes_that_have_it() -> None:
 
 
 def test_shapes_to_choose_have_an_option() -> None:
-    assert set(shapes_to_choose("data")) == {"files", "embedded", "hub"}
+    assert set(shapes_to_choose("data")) == {"files", "embedded", "hub", "mixture"}
     assert {"full", "lora", "qlora"} <= set(shapes_to_choose("method")) <= set(shapes_of("method"))
     assert shapes_to_choose("train") == ()
 
