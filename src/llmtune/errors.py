@@ -51,11 +51,23 @@ class ConfigError(UserError):
 
 
 class DataError(UserError):
-    """A file of examples can't be read. Each problem reads `path:line: reason`."""
+    """Examples can't be read or used. Each problem of a file reads `path:line: reason`.
 
-    def __init__(self, problems: Sequence[str] | str) -> None:
+    Args:
+        problems: those that are listed.
+        num_more: how many others there are like them.
+        cure: what to do about all of them.
+    """
+
+    def __init__(self, problems: Sequence[str] | str, num_more: int = 0, cure: str = "") -> None:
         self.problems = [problems] if isinstance(problems, str) else list(problems)
-        super().__init__("\n".join(self.problems))
+        self.num_more = num_more
+        self.cure = cure
+        super().__init__(self.problems, num_more, cure)
+
+    def __str__(self) -> str:
+        more = f"... and {self.num_more:,} more problems like these" if self.num_more else ""
+        return "\n".join(filter(None, [*self.problems, more, self.cure]))
 
 
 class ModelError(UserError):
@@ -110,10 +122,13 @@ def as_llmtune_error(error: Exception) -> LlmtuneError | None:
 
 def message_of(error: LlmtuneError) -> str:
     """What is shown of the error: its one line, or how many problems there are and a line for each."""
-    problems = error.problems if isinstance(error, ConfigError | DataError) else [str(error)]
-    if len(problems) == 1:
-        return problems[0]
-    return "\n".join([f"{len(problems)} problems", *(f"  {problem}" for problem in problems)])
+    if not isinstance(error, ConfigError | DataError):
+        return str(error)
+    lines = str(error).split("\n")
+    if len(lines) == 1:
+        return lines[0]
+    count = len(error.problems) + (error.num_more if isinstance(error, DataError) else 0)
+    return "\n".join([f"{count:,} problem{'s' if count > 1 else ''}", *(f"  {line}" for line in lines)])
 
 
 def report(error: LlmtuneError) -> int:

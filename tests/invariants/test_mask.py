@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from llmtune.config.data import FilesConfig
 from llmtune.data.collate import collate
-from llmtune.data.prepared import prepare_data
+from llmtune.data.preparing.prepared import prepare_data
 from llmtune.errors import DataError
 from llmtune.training.loop import train_step
 from llmtune.training.parts import TrainState
@@ -22,6 +22,8 @@ pytestmark = pytest.mark.fast
 
 SPLITS = ("train", "validation", "test")
 START = "<s>"
+ALIKE = {"find_near_duplicates": False}
+"""The rows differ by a number, and are examples of their own."""
 
 
 @pytest.fixture
@@ -66,7 +68,7 @@ def rows_of(data):
 
 
 def prepared(folder, tokenizer, **options):
-    return prepare_data(FilesConfig(path=conversations(folder), **options), tokenizer, "t", folder / "cache")
+    return prepare_data(FilesConfig(path=conversations(folder), **ALIKE, **options), tokenizer, "t", folder / "cache")
 
 
 def test_every_turn_of_the_assistant_is_learnt_with_its_end_and_no_other(tokenizer, tmp_path):
@@ -109,7 +111,7 @@ def test_the_start_token_stands_once_at_the_start_of_every_example(tokenizer, tm
     text = tmp_path / "text.jsonl"
     rows = [{"prompt": f"{START * (n % 2)}count {n}", "completion": f" to {n}"} for n in range(40)]
     text.write_text("\n".join(json.dumps(row) for row in rows))
-    pairs = prepare_data(FilesConfig(path=str(text)), with_start, "t", tmp_path / "cache")
+    pairs = prepare_data(FilesConfig(path=str(text), **ALIKE), with_start, "t", tmp_path / "cache")
     for data in (prepared(tmp_path, with_start), pairs):
         examples = list(rows_of(data))
         assert len(examples) >= 40
@@ -135,13 +137,13 @@ MASKED = {
 def test_data_in_which_every_label_is_masked_are_refused(tokenizer, tmp_path, kind):
     path = tmp_path / "masked.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in MASKED[kind]))
-    config = FilesConfig(path=str(path), max_seq_len=40)
+    config = FilesConfig(path=str(path), max_seq_len=40, **ALIKE)
     with pytest.raises(DataError, match=r"no .*example.*(no supervised token|without an assistant turn)"):
         prepare_data(config, tokenizer, "t", tmp_path / "cache")
     # control: with one row that can be learnt from in every five, the others are left out and counted
     learnt = [{"prompt": "say", "completion": f" {n}"} for n in range(80)]
     path.write_text("\n".join(json.dumps(row) for row in [*MASKED[kind], *learnt]))
-    rows = prepare_data(config, tokenizer, "t", tmp_path / "cache").report["rows"]["train"]
+    rows = prepare_data(config, tokenizer, "t", tmp_path / "cache").report["rows"]
     assert (rows["in"], sum(rows["kept"].values()), sum(rows["dropped"].values())) == (120, 80, 40)
 
 

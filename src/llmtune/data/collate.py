@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from llmtune.data.encoding.example import IGNORED
 from llmtune.data.token_table import TokenTable
-from llmtune.data.tokenize import IGNORED
 
 
 @dataclass(frozen=True)

@@ -1,77 +1,256 @@
-"""Which example falls into which split: by content, never by order."""
+"""Which row falls into which split and which are left out: by content, never by order."""
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from llmtune.config.data import DataConfig
-from llmtune.data.records import Record, content_hash
+from llmtune.data.cleaning.groups import Flags, Indices, any_of, best_of, first_equal, lowest_of
+from llmtune.data.cleaning.near_duplicates import NearClusters, find, join
+from llmtune.data.cleaning.outliers import Measured, find_outliers
+from llmtune.data.decisions import (
+    DROPPED,
+    DUPLICATE,
+    LEVELS,
+    LONG,
+    OUTLIER,
+    OVER_LIMIT,
+    OVERLAP,
+    PERSONAL,
+    REASONS,
+    SHORT,
+    SPLITS,
+    STRADDLES,
+    TEST,
+    THINNED,
+    TRAIN,
+    VALIDATION,
+    Decisions,
+    Duplicates,
+    Overlap,
+    ScanColumns,
+)
+from llmtune.data.records import Record
 from llmtune.errors import DataError
 
-SPLITS = ("train", "validation", "test")
-IN_TEST_FILE = "also in the test file"
-"""Why an example is left out of training and validation."""
+FEWEST_TEST_EXAMPLES = 20
+"""With fewer a comparison makes no claim."""
+
+_MOST_LISTED = 200
+_TOO_LARGE = 2.0  # times the fraction: so much of the data in a split is said aloud
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A record and the hash of its content."""
-
-    record: Record
-    content_hash: str
+def split_place(split_seed: int, record: Record, content_hash: str) -> float:
+    """Where a record stands in [0, 1): the lowest places are held out. By its group's name, else by its content."""
+    return _place(split_seed, "split", record.group or content_hash)
 
 
-@dataclass(frozen=True)
-class Splits:
-    """The examples of each split, in an order that follows from their content."""
-
-    by_name: dict[str, list[Example]]
-    dropped: dict[str, Counter[str]] = field(default_factory=dict)
-    """Examples left out, by source ("train" or "eval") and reason."""
-    num_test_in_training: int = 0
-    """Examples that also stand in the test file: they are in the test set, and in neither training nor validation."""
+def select_place(split_seed: int, content_hash: str) -> float:
+    """Where a record stands in its split: a limit keeps the lowest."""
+    return _place(split_seed, "select", content_hash)
 
 
-def split_records(config: DataConfig, records: Sequence[Record], eval_records: Sequence[Record] | None) -> Splits:
-    """Divide examples into train, validation and test.
+def group_key(record: Record) -> int:
+    """A 64-bit hash of the name of a record's group; 0 where it has none."""
+    if not record.group:
+        return 0
+    return int.from_bytes(hashlib.blake2b(record.group.encode("utf-8", "surrogatepass"), digest_size=8).digest()) or 1
 
-    An example's split follows from its content (its group's name, where it has a group), `split_seed` and the
-    fractions, so it stays where it is when others are added. Where a split would stay empty it gets the one group that
-    was nearest. The examples that a limit keeps are part of those that a higher limit keeps. Of a test file every
-    example is kept, and left out of what is divided, so that its loss is of examples that training never saw.
+
+def needs_near(config: DataConfig) -> bool:
+    """Whether near-duplicates have to be looked for."""
+    return config.find_near_duplicates or config.duplicates == "near"
+
+
+def decide(
+    columns: ScanColumns, config: DataConfig, near: NearClusters | None, weights: Sequence[float] = ()
+) -> Decisions:
+    """Decide what becomes of each row.
+
+    A row's place follows from its content (its group's name, where it has one) and `split_seed`; the lowest places
+    are the test set, those above them validation. Rows of the same or nearly the same words have the lowest place of
+    them all, so that none straddles, and no further row moves one out of the test set. Rows of a named group keep the
+    group's place: where they are like a row that is held out with another, they are left out. The rows that a limit
+    keeps are part of those that a higher limit keeps. A test file is the test set as a whole.
 
     Args:
-        config: fractions, limits and seed.
-        records: what is divided.
-        eval_records: the test set; None cuts it from `records`.
+        columns: the rows.
+        config: what is left out, fractions, limits and seed.
+        near: clusters of near-duplicates over the same rows; None where they weren't looked for.
+        weights: how often an epoch takes the training rows of each source; empty is once.
 
     Raises:
-        DataError: there are too few examples to fill the splits; not raised where the test file took them.
+        DataError: a split that is asked for is empty; training and validation only where the test file isn't why.
     """
-    examples, num_duplicates = _without_duplicates(records)
-    dropped = {"train": Counter(duplicate=num_duplicates)}
-    limits = {"train": config.num_examples, "validation": config.num_validation_examples}
-    num_left_out = 0
-    if eval_records is None:
-        by_name = _divide(examples, config, config.test_fraction)
-        limits["test"] = config.num_test_examples
-    else:
-        test, num_duplicates = _without_duplicates(eval_records)
-        dropped["eval"] = Counter(duplicate=num_duplicates)
-        in_test = {example.content_hash for example in test}
-        kept = [example for example in examples if example.content_hash not in in_test]
-        dropped["train"][IN_TEST_FILE] = num_left_out = len(examples) - len(kept)
-        by_name = _divide(kept, config, 0.0) | {"test": test}
-    _select(by_name, limits, config.split_seed, dropped["train"])
-    splits = Splits(by_name, {source: +counts for source, counts in dropped.items()}, num_left_out)
-    num_examples = {name: len(found) for name, found in by_name.items()}
-    check_not_empty(num_examples, config, "", training=bool(records) and not num_left_out)
-    return splits
+    table = _Table(columns, config, near)
+    table.drop_unfit()
+    duplicates = table.drop_duplicates()
+    overlap = table.drop_overlap()
+    fit = ~columns.is_eval & table.alive
+    crowded = _crowded(columns.place[fit], table.places[fit], config)
+    table.weigh(weights)
+    table.limit()
+    num_kept = {name: int(np.count_nonzero(table.split == place)) for place, name in enumerate(SPLITS)}
+    training = bool((~columns.is_eval).any()) and not (config.eval_path and overlap.listed)
+    cure = _smallest_fractions(table.places[fit], config)
+    check_not_empty(num_kept, config, table.left_out(), training=training, cure=cure)
+    too_few = num_kept["test"] < FEWEST_TEST_EXAMPLES
+    return Decisions(
+        split=table.split,
+        reason=table.reason,
+        times=table.times,
+        duplicates=duplicates,
+        overlap=overlap,
+        outliers=table.outliers,
+        warnings=[*([_few(num_kept["test"], config)] if too_few else []), *crowded],
+        too_few_test=too_few,
+        select_place=columns.select_place,
+    )
+
+
+class _Table:
+    """The rows, while it is being decided what becomes of them."""
+
+    def __init__(self, columns: ScanColumns, config: DataConfig, near: NearClusters | None) -> None:
+        self._columns = columns
+        self._config = config
+        self._is_train = ~columns.is_eval
+        self._ids = {
+            "exact": first_equal(columns.exact[:, 0], columns.exact[:, 1]),
+            "normalised": first_equal(columns.normalised),
+        }
+        roots = self._ids["normalised"].copy()
+        for linked in (self._ids["exact"], *(() if near is None else (near.ids,))):
+            join(roots, np.arange(len(roots)), linked)
+        self._ids["near"] = find(roots, np.arange(len(roots)))
+        self._listed = [] if near is None else near.listed
+        self.reason = np.zeros(len(roots), np.uint8)
+        self.outliers: dict[str, Indices] = {}
+        together = lowest_of(self._ids["near"], np.where(self._is_train, columns.place, 1.0))
+        self.places = np.where(columns.group == 0, together, columns.place)
+        self.split = np.where(columns.is_eval, TEST, _by_place(self.places, config)).astype(np.int8)
+        self.times = np.ones(len(roots), np.int32)
+
+    @property
+    def alive(self) -> Flags:
+        return self.reason == 0
+
+    def left_out(self) -> str:
+        """How many rows were left out and why, for a message; empty where none was."""
+        counts = np.bincount(self.reason, minlength=len(REASONS))[1:]
+        shown = ", ".join(f"{REASONS[place + 1]} {counts[place]}" for place in np.argsort(-counts)[:3] if counts[place])
+        return f" after {counts.sum()} were left out ({shown})" if shown else ""
+
+    def _drop(self, rows: Flags, reason: str) -> None:
+        rows = rows & self.alive
+        self.reason[rows] = REASONS.index(reason)
+        self.split[rows] = DROPPED
+        self.times[rows] = 0
+
+    def drop_unfit(self) -> None:
+        """Leave out rows that are too short or long, hold personal data or are outliers.
+
+        A test file is measured whole, but for personal data.
+        """
+        config, columns = self._config, self._columns
+        self._drop(self._is_train & (columns.num_words < (config.min_words or 0)), SHORT)
+        self._drop(self._is_train & (columns.num_words > (config.max_words or math.inf)), LONG)
+        if config.personal_data == "drop":
+            self._drop(columns.personal != 0, PERSONAL)
+        if config.outliers == "ignore":
+            return
+        rows = np.flatnonzero(self._is_train & self.alive)
+        measured = Measured(columns.num_words[rows], columns.repetition[rows], columns.odd_share[rows])
+        for kind, flags in find_outliers(measured).items():
+            self.outliers[kind] = rows[flags]
+            if config.outliers == "drop":
+                found = np.zeros(len(self.split), np.bool_)
+                found[rows[flags]] = True
+                self._drop(found, OUTLIER[kind])
+
+    def drop_duplicates(self) -> Duplicates:
+        """Leave out all but the first of each group, up to the likeness that is asked for.
+
+        Where a named group holds one of them out, the first that is held out stays.
+        """
+        counted = self._is_train & self.alive
+        found = self._duplicates(counted)
+        wanted = self._config.duplicates
+        for level in () if wanted == "keep" else LEVELS[: LEVELS.index(wanted) + 1]:
+            # Highest number first: TEST, VALIDATION, TRAIN.
+            kept = best_of(self._ids[level], self._is_train & self.alive, TEST - self.split)
+            self._drop(self._is_train & ~kept, DUPLICATE[level])
+        if wanted != "keep":
+            kept = best_of(self._ids["exact"], self._columns.is_eval & self.alive, TEST - self.split)
+            self._drop(self._columns.is_eval & ~kept, DUPLICATE["exact"])
+        return found
+
+    def _duplicates(self, counted: Flags) -> Duplicates:
+        num = {level: len(np.unique(ids[counted])) for level, ids in self._ids.items()}
+        sizes = np.bincount(self._ids["near"][counted], minlength=1)
+        listed: list[tuple[int, int, float]] = []
+        firsts = lowest_of(self._ids["normalised"], np.where(counted, np.arange(len(counted)), len(counted)))
+        for row in np.flatnonzero(counted & (firsts < np.arange(len(counted))))[:_MOST_LISTED]:
+            listed.append((int(firsts[row]), int(row), 1.0))
+        listed += [
+            (pair.first, pair.other, pair.likeness)
+            for pair in self._listed
+            if counted[pair.first] and counted[pair.other] and firsts[pair.first] != firsts[pair.other]
+        ]
+        return Duplicates(
+            exact=int(counted.sum()) - num["exact"],
+            normalised=num["exact"] - num["normalised"],
+            near=num["normalised"] - num["near"],
+            num_groups=int(np.count_nonzero(sizes > 1)),
+            listed=listed,
+        )
+
+    def drop_overlap(self) -> Overlap:
+        """Leave out rows of the training data that are like one of the test file, or like one held out by its group."""
+        before = self.alive
+        test_file = self._columns.is_eval & self.alive
+        for level in LEVELS:
+            self._drop(self._is_train & any_of(self._ids[level], test_file), OVERLAP[level])
+        for name, place in (("test", TEST), ("validation", VALIDATION)):
+            self._drop((self.split < place) & any_of(self._ids["near"], self.split == place), STRADDLES[name])
+        in_test = self.split == TEST
+        overlapping = before & ~self.alive & (self.reason != REASONS.index(STRADDLES["validation"]))
+        within = [int(np.count_nonzero(overlapping & any_of(self._ids[level], in_test))) for level in LEVELS]
+        rows = np.arange(len(in_test))
+        firsts = lowest_of(self._ids["near"], np.where(in_test, rows, len(rows)))
+        listed = [(row, int(firsts[row])) for row in np.flatnonzero(overlapping)[:_MOST_LISTED].tolist()]
+        return Overlap(within[0], within[1] - within[0], within[2] - within[1], listed)
+
+    def weigh(self, weights: Sequence[float]) -> None:
+        """Repeat or thin the training rows of each source; which ones follows from their content."""
+        if not weights:
+            return
+        wanted = np.asarray(weights, np.float64)[self._columns.source]
+        whole = np.floor(wanted)
+        chosen = self._columns.exact[:, 1] / 2.0**64 < wanted - whole
+        is_train = self.split == TRAIN
+        self.times[is_train] = (whole + chosen)[is_train]
+        self._drop(is_train & (self.times == 0), THINNED)
+
+    def limit(self) -> None:
+        """Leave out what is over the limit of a split: the highest places."""
+        config = self._config
+        limits = [config.num_examples, config.num_validation_examples, config.num_test_examples]
+        if self._columns.is_eval.any():
+            limits[TEST] = None
+        for place, most in enumerate(limits):
+            rows = np.flatnonzero(self.split == place)
+            order = rows[np.argsort(self._columns.select_place[rows], kind="stable")]
+            over = np.zeros(len(self.split), np.bool_)
+            over[order[most:] if most is not None else []] = True
+            self._drop(over, OVER_LIMIT[SPLITS[place]])
 
 
 def check_not_empty(
-    num_examples: Mapping[str, int], config: DataConfig, why: str = "", *, training: bool = True
+    num_examples: Mapping[str, int], config: DataConfig, why: str = "", *, training: bool = True, cure: str = ""
 ) -> None:
     """Check that each split that is asked for holds an example.
 
@@ -80,62 +259,100 @@ def check_not_empty(
         config: what was asked for.
         why: what emptied a split, for the message; may be empty.
         training: whether training and validation examples are needed; evaluating needs the test set alone.
+        cure: the fractions that would hold something out, and how much; may be empty.
 
     Raises:
         DataError: a split is empty.
     """
     shown = ", ".join(f"{name} {num_examples[name]}" for name in SPLITS)
+    more = "give more examples" if config.eval_path else "give more examples or set data.eval_path"
+    cure = f"{cure}; or {more}" if cure else more
     if training and not num_examples["train"]:
-        cure = "give more examples" if config.eval_path else "give more examples, or set data.eval_path"
-        raise DataError(f"no training example is left{why} ({shown}); {cure}")
+        raise DataError(f"no training example is left{why} ({shown}); {more}")
     if not num_examples["test"]:
-        raise DataError(
-            f"no test example is left{why} ({shown}); set data.test_fraction above 0 or data.eval_path, or give more "
-            "examples"
-        )
+        raise DataError(f"no test example is left{why} ({shown}); {cure}")
     if training and not num_examples["validation"] and config.validation_fraction > 0:
+        fraction = f"data.validation_fraction is {config.validation_fraction}"
         raise DataError(
-            f"no validation example is left{why} ({shown}) though data.validation_fraction is "
-            f"{config.validation_fraction}; give more examples, or set it to 0"
+            f"no validation example is left{why} ({shown}) though {fraction}; {cure}; 0 goes without validation"
         )
 
 
-def _select(
-    by_name: dict[str, list[Example]], limits: Mapping[str, int | None], split_seed: int, dropped: Counter[str]
-) -> None:
-    """Put each split in its order and cut it to its limit, counting what is cut."""
-    for name, found in by_name.items():
-        found.sort(key=lambda example: _place(split_seed, "select", example.content_hash))
-        by_name[name] = found[: limits.get(name)]
-        dropped[f"over the limit of {name} examples"] = len(found) - len(by_name[name])
+def _fractions(config: DataConfig) -> dict[str, float]:
+    test = {} if config.eval_path else {"test": config.test_fraction}
+    return test | {"validation": config.validation_fraction}
 
 
-def _without_duplicates(records: Sequence[Record]) -> tuple[list[Example], int]:
-    """The first of each content, and how many others there were."""
-    found: dict[str, Example] = {}
-    for record in records:
-        digest = content_hash(record)
-        found.setdefault(digest, Example(record, digest))
-    return list(found.values()), len(records) - len(found)
-
-
-def _divide(examples: Sequence[Example], config: DataConfig, test_fraction: float) -> dict[str, list[Example]]:
-    groups: dict[str, list[Example]] = defaultdict(list)
-    for example in examples:
-        groups[example.record.group or example.content_hash].append(example)
-    places = {group: _place(config.split_seed, "split", group) for group in groups}
-    waiting = sorted(groups, key=lambda group: places[group])
-    by_name: dict[str, list[Example]] = {name: [] for name in SPLITS}
+def _by_place(places: NDArray[np.float64], config: DataConfig) -> NDArray[np.int64]:
+    """The split of each place: the lowest are the test set, those above them validation."""
+    split = np.full(len(places), TRAIN)
     below = 0.0
-    for name, fraction in (("test", test_fraction), ("validation", config.validation_fraction)):
+    for name, fraction in _fractions(config).items():
+        split[(places >= below) & (places < below + fraction)] = SPLITS.index(name)
         below += fraction
-        while fraction and waiting and (places[waiting[0]] < below or not by_name[name]):
-            by_name[name] += groups[waiting.pop(0)]
-    by_name["train"] = [example for group in waiting for example in groups[group]]
-    return by_name
+    return split
+
+
+def _smallest_fractions(places: NDArray[np.float64], config: DataConfig) -> str:
+    """The smallest fractions that hold something out, where those that were asked for don't, and how much.
+
+    Empty where there are none that leave an example to train on. More than two digits only where places lie close.
+    """
+    for num_digits in (2, 3, 4):
+        settings: list[str] = []
+        held_out: list[int] = []
+        below = 0.0
+        for name, asked in _fractions(config).items():
+            above = np.sort(places[places >= below])
+            fraction = asked
+            if len(above) and above[0] >= below + asked and (asked or name == "test"):
+                fraction = _rounded_up(float(above[0]) - below, num_digits)
+                settings.append(f"data.{name}_fraction={fraction}")
+                held_out.append(int(np.count_nonzero(above < below + fraction)))
+            below += fraction
+        if below < 1 and (places >= below).any():
+            break
+    else:
+        return ""
+    verb = "holds" if len(settings) == 1 else "hold"
+    return (
+        f"{' '.join(settings)} {verb} out {' and '.join(map(str, held_out))} {_examples(held_out[-1])}"
+        if settings
+        else ""
+    )
+
+
+def _rounded_up(value: float, num_digits: int) -> float:
+    """A little more than the value, so that what lies there is held out."""
+    return round((math.floor(value * 10**num_digits) + 1) / 10**num_digits, num_digits)
+
+
+def _few(num_test: int, config: DataConfig) -> str:
+    cure = "more examples" if config.eval_path else "a larger data.test_fraction, more examples or data.eval_path"
+    return (
+        f"the test set holds {num_test} {_examples(num_test)}, too few for any claim: below {FEWEST_TEST_EXAMPLES} a "
+        f"comparison makes none; give {cure}"
+    )
+
+
+def _crowded(own: NDArray[np.float64], together: NDArray[np.float64], config: DataConfig) -> Iterator[str]:
+    """A warning for each split that is far larger than asked for, since like examples are held out together."""
+    before, after = _by_place(own, config), _by_place(together, config)
+    for name, fraction in _fractions(config).items():
+        place = SPLITS.index(name)
+        size, size_alone = int(np.count_nonzero(after == place)), int(np.count_nonzero(before == place))
+        if size > _TOO_LARGE * size_alone and size - size_alone >= FEWEST_TEST_EXAMPLES:
+            yield (
+                f"{size:,} of {len(own):,} examples are in {name}, though data.{name}_fraction is {fraction}: "
+                "those of nearly the same words are held out together; data.duplicates=near keeps one of each"
+            )
+
+
+def _examples(number: int) -> str:
+    return "example" if number == 1 else "examples"
 
 
 def _place(split_seed: int, purpose: str, key: str) -> float:
     """A place in [0, 1) that depends on the arguments alone, evenly spread over keys."""
-    digest = hashlib.sha256(f"{purpose}\x1f{split_seed}\x1f{key}".encode()).digest()
+    digest = hashlib.sha256(f"{purpose}\x1f{split_seed}\x1f{key}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:6], "big") / 2**48

@@ -5,10 +5,8 @@ import pytest
 import torch
 
 from llmtune.data.collate import collate, supervised_tokens
-from llmtune.data.records import Record
-from llmtune.data.splits import Example
-from llmtune.data.token_table import TokenTable, TokenTableWriter
-from llmtune.data.tokenize import TokenizedExample
+from llmtune.data.encoding.example import TokenizedExample
+from llmtune.data.token_table import TokenTable, TokenTableWriter, token_batch
 
 pytestmark = pytest.mark.fast
 PAD = 2
@@ -17,10 +15,10 @@ PAD = 2
 @pytest.fixture
 def table(tmp_path):
     rows = [([5, 6, PAD], [5, 6, PAD]), ([7, 8, 9, PAD], [-100, -100, 9, PAD])]
-    tokenized = [TokenizedExample(np.array(i, np.int32), np.array(n, np.int32), 3, False) for i, n in rows]
-    examples = [Example(Record("f", n + 1, text="x"), f"{n:064}") for n in range(2)]
+    tokenized = [TokenizedExample(np.array(i, np.int32), np.array(n, np.int32), 3) for i, n in rows]
+    names = {name: ["a", "b"] for name in ("example_id", "content_hash", "source_path")} | {"source_line": [1, 2]}
     with TokenTableWriter(tmp_path / "a.arrow") as writer:
-        writer.write(examples, tokenized)
+        writer.write(token_batch(names, tokenized))
     return TokenTable(tmp_path / "a.arrow")
 
 
