@@ -14,7 +14,7 @@ from llmtune.config.data import FilesConfig
 from llmtune.config.export import ExportConfig
 from llmtune.config.method import FullConfig, LoraConfig, QloraConfig
 from llmtune.config.model import ModelConfig
-from llmtune.data.prepared import prepare_data
+from llmtune.data.preparing.prepared import prepare_data
 from llmtune.errors import ExportCheckFailed, UserError
 from llmtune.export.adapter import AdapterFormat
 from llmtune.export.format import CardFacts, ExportContext

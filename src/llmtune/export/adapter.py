@@ -13,6 +13,7 @@ from llmtune.export.parity import SAME_FILES, compare, parity_prompts, probe
 from llmtune.export.report import ParityReport
 from llmtune.models.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from llmtune.models.load import LoadSettings
+from llmtune.models.source import own_vocab_size
 
 _FILES = (CONFIG_FILE, WEIGHTS_FILE)
 _TOKENIZER_BYTES = 16 * 2**20
@@ -81,7 +82,18 @@ class AdapterFormat:
                 f"from transformers import {', '.join(imports)}",
                 "",
                 f"base = AutoModelForCausalLM.from_pretrained({', '.join(arguments)})",
+                *_vocabulary_code(context),
                 'model = PeftModel.from_pretrained(base, "FOLDER")',
                 'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
             ]
         )
+
+
+def _vocabulary_code(context: ExportContext) -> list[str]:
+    """What the base model needs before the adapter fits: room for added tokens, and the token that ends an answer."""
+    vocabulary, lines = context.source.vocabulary, []
+    if vocabulary.num_rows > own_vocab_size(context.source):
+        lines.append(f"base.resize_token_embeddings({vocabulary.num_rows}, mean_resizing=False)")
+    if vocabulary.end_token_id is not None:
+        lines.append(f"base.generation_config.eos_token_id = {vocabulary.end_token_id}")
+    return lines

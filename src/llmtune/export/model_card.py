@@ -87,7 +87,7 @@ def write_card(context: ExportContext, report: ParityReport, loading_code: str, 
         base=base,
         what=_what(base, context.method.name),
         base_table=_pairs(origin),
-        method_table=_pairs(facts.method),
+        method_table=_pairs({**facts.method, **_vocabulary(context)}),
         data_table=_pairs(facts.data),
         metrics_table=_metrics(facts.metrics),
         compared=report.compared,
@@ -110,6 +110,15 @@ def _what(base: str, method: str) -> str:
     if method == _UNTRAINED:
         return f"{base} as it is: nothing was trained, llmtune wrote and checked these files."
     return f"{base} specialised by llmtune with method `{method}`."
+
+
+def _vocabulary(context: ExportContext) -> dict[str, str]:
+    """What was changed about the base model's vocabulary."""
+    changed = context.source.vocabulary
+    if not changed.new_tokens and changed.end_token_id is None:
+        return {}
+    added = ", ".join(f"`{token.text}` ({token.id})" for token in changed.new_tokens)
+    return {"added tokens": added or "none", "answers end with": f"`{context.tokenizer.eos_token}`"}
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """LoRA adapters through PEFT: made, named, saved and put back."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +19,26 @@ from llmtune.config.method import AdapterConfig
 from llmtune.errors import ConfigError, ModelError
 from llmtune.methods.dropout import AdapterDropout
 from llmtune.models.adapter_files import WEIGHTS_FILE
+from llmtune.models.token_rows import unwrapped, use_token_rows
 from llmtune.seeding import derived_seed
 
 
-def add_adapter(base: PreTrainedModel, config: AdapterConfig, seed: int) -> PeftModel:
-    """A PEFT model whose float32 adapters alone train.
+def add_adapter(base: PreTrainedModel, config: AdapterConfig, seed: int, new_ids: Sequence[int] = ()) -> PeftModel:
+    """A PEFT model whose float32 adapters alone train, and the rows of new tokens.
 
     Args:
         base: the frozen model, quantised or not.
         config: rank, scale, dropout and targets.
         seed: equal seeds give equal adapters; torch's global random state isn't moved.
+        new_ids: tokens whose rows of the embeddings train, and of an output head that isn't tied to them.
 
     Raises:
-        ConfigError: a name in `method.target_modules` is no linear layer of the model.
+        ConfigError: a name in `method.target_modules` is no linear layer of the model, or PEFT can't train rows of it.
     """
     targets = config.target_modules
     if targets != "all-linear":
         _check_targets(base, tuple(targets))
+    rows = _matrices_of_tokens(base, config) if new_ids else []
     lora = peft.LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,  # pyright: ignore[reportArgumentType]
@@ -44,6 +47,7 @@ def add_adapter(base: PreTrainedModel, config: AdapterConfig, seed: int) -> Peft
         fan_in_fan_out=_stores_transposed(base),
         bias="none",
         task_type="CAUSAL_LM",
+        trainable_token_indices={name: list(new_ids) for name in rows} or None,
         revision=getattr(base.config, "_commit_hash", None),
     )
     with torch.random.fork_rng():
@@ -53,6 +57,9 @@ def add_adapter(base: PreTrainedModel, config: AdapterConfig, seed: int) -> Peft
     for module in model.modules():
         if isinstance(module, LoraLayer) and config.dropout > 0:
             module.lora_dropout["default"] = AdapterDropout(config.dropout)
+    if new_ids:
+        _check_rows_train(model)
+    use_token_rows(model)
     return model
 
 
@@ -105,8 +112,9 @@ def attach_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
     _read(folder / WEIGHTS_FILE)
     try:
         model = PeftModel.from_pretrained(base, str(folder), is_trainable=False, autocast_adapter_dtype=True)
-    except (ValueError, RuntimeError, KeyError, OSError) as error:
+    except (ValueError, RuntimeError, KeyError, IndexError, OSError) as error:
         raise ModelError(f"the adapter in {folder} can't be put on {base.name_or_path}: {error}") from error
+    use_token_rows(model)
     return model.eval()
 
 
@@ -128,6 +136,45 @@ def _stores_transposed(base: PreTrainedModel) -> bool:
     A quantised one remembers what it replaced: its adapter must load on the unquantised base too.
     """
     return any(isinstance(module, Conv1D) or getattr(module, "source_cls", None) is Conv1D for module in base.modules())
+
+
+def _matrices_of_tokens(base: PreTrainedModel, config: AdapterConfig) -> list[str]:
+    """Full names of the modules that have a row a token: the embeddings, and an output head that isn't tied to them.
+
+    Raises:
+        ConfigError: PEFT can't train rows of the head.
+    """
+    embeddings, head = base.get_input_embeddings(), base.get_output_embeddings()
+    names = {module: name for name, module in base.named_modules()}
+    if getattr(head, "bias", None) is not None:
+        raise ConfigError(
+            f"data.add_tokens: the output head of {base.name_or_path} has a bias, which PEFT leaves out where single "
+            "tokens train; set method=full."
+        )
+    if base.config.get_text_config().tie_word_embeddings or head is None:
+        return [names[embeddings]]
+    targets = () if isinstance(config.target_modules, str) else config.target_modules
+    if any(names[head] == target or names[head].endswith(f".{target}") for target in targets):
+        raise ConfigError(
+            f"data.add_tokens: trains rows of the output head, and method.target_modules puts an adapter on it; leave "
+            f"{names[head]} out, or set method=full."
+        )
+    return [names[embeddings], names[head]]
+
+
+def _check_rows_train(model: PeftModel) -> None:
+    """Check that PEFT trains the rows of embeddings and head alike.
+
+    Raises:
+        ConfigError: it doesn't, as it takes a tied head for an untied one.
+    """
+    inner: Any = model.get_base_model()
+    modules = [inner.get_input_embeddings(), inner.get_output_embeddings()]
+    if any(module is not None and unwrapped(module)[1] is None for module in modules):
+        raise ConfigError(
+            f"data.add_tokens: PEFT can't train single tokens of {inner.name_or_path}, as it doesn't see that the "
+            "output head is tied to the embeddings; set method=full."
+        )
 
 
 def _check_targets(base: PreTrainedModel, targets: tuple[str, ...]) -> None:

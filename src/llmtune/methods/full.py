@@ -1,13 +1,13 @@
 """Full fine-tuning: every weight trains."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmtune.config.method import FullConfig
 from llmtune.errors import ModelError
@@ -17,20 +17,26 @@ from llmtune.models.source import ModelSource
 
 
 class FullMethod:
-    """Every weight trains, held in float32: a bf16 weight is too coarse for steps of 1e-5 of its size."""
+    """Every weight trains, held in float32: a bf16 weight is too coarse for steps of 1e-5 of its size.
+
+    Args:
+        config: its settings.
+        tokenizer: is saved beside the weights; None where it is the base model's own.
+    """
 
     name = "full"
 
-    def __init__(self, config: FullConfig) -> None:
+    def __init__(self, config: FullConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         self._config = config
+        self._tokenizer = tokenizer
 
     def load(self, source: ModelSource, how: LoadSettings) -> PreTrainedModel:
         """The base with float32 weights, whatever the checkpoint's type."""
         return load_base(source, dtype=torch.float32, attention=how.attention, device=how.device)
 
-    def make_trainable(self, base: PreTrainedModel, seed: int) -> nn.Module:
+    def make_trainable(self, base: PreTrainedModel, seed: int, new_ids: Sequence[int] = ()) -> nn.Module:
         """The same model, all weights requiring gradients; nothing is drawn at random."""
-        del seed
+        del seed, new_ids
         return base.requires_grad_(True)
 
     def weights(self, model: nn.Module) -> dict[str, torch.Tensor]:
@@ -43,6 +49,8 @@ class FullMethod:
         state = dict(self.weights(model) if weights is None else weights)
         with no_progress_bars():
             cast(PreTrainedModel, model).save_pretrained(folder, state_dict=state)
+        if self._tokenizer is not None:
+            self._tokenizer.save_pretrained(folder)
 
     def restore(self, model: nn.Module, folder: Path) -> None:
         """Put saved weights back, bit for bit.

@@ -1,6 +1,6 @@
 """What a fine-tuning method is: base model in, trainable model out, and how what it trained is saved."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,8 +24,14 @@ class Method(Protocol):
         """The base model as this method trains on it, in evaluation mode."""
         ...
 
-    def make_trainable(self, base: PreTrainedModel, seed: int) -> nn.Module:
-        """The model with exactly what trains requiring gradients; equal seeds give equal weights."""
+    def make_trainable(self, base: PreTrainedModel, seed: int, new_ids: Sequence[int] = ()) -> nn.Module:
+        """The model with exactly what trains requiring gradients; equal seeds give equal weights.
+
+        Args:
+            base: from `load`.
+            seed: decides what is drawn at random.
+            new_ids: tokens that the run adds; their rows train, whatever else does.
+        """
         ...
 
     def weights(self, model: nn.Module) -> dict[str, torch.Tensor]:

@@ -1,6 +1,6 @@
 """QLoRA: adapters train beside a base that is held in 4 bits."""
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmtune.config.method import QloraConfig
 from llmtune.methods.adapter_method import AdapterMethod
@@ -20,8 +20,8 @@ class QloraMethod(AdapterMethod):
 
     name = "qlora"
 
-    def __init__(self, config: QloraConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: QloraConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+        super().__init__(config, tokenizer)
         self._quantisation = config
 
     def load(self, source: ModelSource, how: LoadSettings) -> PreTrainedModel:

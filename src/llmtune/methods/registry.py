@@ -2,6 +2,8 @@
 
 from typing import assert_never
 
+from transformers import PreTrainedTokenizerBase
+
 from llmtune.config.method import FullConfig, LoraConfig, MethodConfig, QloraConfig, UntrainedConfig
 from llmtune.methods.full import FullMethod
 from llmtune.methods.lora import LoraMethod
@@ -10,15 +12,20 @@ from llmtune.methods.qlora import QloraMethod
 from llmtune.methods.untrained import UntrainedMethod
 
 
-def make_method(config: MethodConfig) -> Method:
-    """The method that a config describes."""
+def make_method(config: MethodConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> Method:
+    """The method that a config describes.
+
+    Args:
+        config: its settings.
+        tokenizer: is saved beside the weights; None where it is the base model's own.
+    """
     match config:
         case FullConfig():
-            return FullMethod(config)
+            return FullMethod(config, tokenizer)
         case LoraConfig():
-            return LoraMethod(config)
+            return LoraMethod(config, tokenizer)
         case QloraConfig():
-            return QloraMethod(config)
+            return QloraMethod(config, tokenizer)
         case UntrainedConfig():
             return UntrainedMethod()
         case _:

@@ -1,6 +1,6 @@
 """No method: a whole model, measured, exported and asked as it is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ class UntrainedMethod:
         """The model as it stands where its weights don't train."""
         return load_frozen(source, how)
 
-    def make_trainable(self, base: PreTrainedModel, seed: int) -> nn.Module:
+    def make_trainable(self, base: PreTrainedModel, seed: int, new_ids: Sequence[int] = ()) -> nn.Module:
         """Never done.
 
         Raises:

@@ -25,6 +25,8 @@ class AdapterFiles:
     alpha: float
     dropout: float
     target_modules: str | tuple[str, ...]
+    trained_tokens: tuple[int, ...] = ()
+    """Ids of the tokens whose rows of the embeddings it trained."""
     special: tuple[str, ...] = ()
     """PEFT's options that it uses and that training here can't go on with."""
 
@@ -59,9 +61,17 @@ def read_adapter(folder: Path, asked: str) -> AdapterFiles:
         revision=content.get("revision"),
         dropout=float(content.get("lora_dropout") or 0.0),
         target_modules=targets if isinstance(targets, str) else tuple(sorted(targets)),
+        trained_tokens=_trained_tokens(content),
         special=tuple(_special(content)),
         **shape,
     )
+
+
+def _trained_tokens(content: Mapping[str, Any]) -> tuple[int, ...]:
+    """A list of ids, or one a layer."""
+    listed = content.get("trainable_token_indices") or []
+    lists = listed.values() if isinstance(listed, Mapping) else [listed]
+    return tuple(sorted({int(index) for ids in lists for index in ids}))
 
 
 def _special(content: Mapping[str, Any]) -> Iterator[str]:

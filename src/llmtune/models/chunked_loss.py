@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
 from llmtune.models.attention import underlying_model
+from llmtune.models.token_rows import TrainedRows, unwrapped
 
 CHUNK_ELEMENTS = 1 << 23
 """Logits of one chunk at most on a CPU: 32 MiB in float32."""
@@ -30,15 +31,24 @@ class OutputHead:
     """What the logits are multiplied by."""
     softcap: float | None = None
     """c in c × tanh(logits / c), after the factor; None leaves them."""
+    trained: TrainedRows | None = None
+    """Rows that train in the place of some of a frozen weight's."""
 
     @property
     def trains(self) -> bool:
         """Whether its weight or bias wants a gradient."""
         return self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
 
-    def logits(self, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """[N, V] of hidden states [N, D], in their type; weight and bias are this head's in that type."""
+    def logits(
+        self, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, of_rows: torch.Tensor | None
+    ) -> torch.Tensor:
+        """[N, V] of hidden states [N, D], in their type; weight and bias are this head's in that type.
+
+        `of_rows` [N, n] are the products with the trained rows.
+        """
         logits = F.linear(hidden, weight, bias)
+        if self.trained is not None and of_rows is not None:
+            logits = logits.index_copy_(1, self.trained.ids, of_rows)
         if self.scale != 1.0:
             logits = logits * self.scale
         if self.softcap is not None:
@@ -53,12 +63,13 @@ def output_head(model: nn.Module) -> OutputHead | str:
         return "a data-parallel wrapper has to see the whole forward pass"
     if not isinstance(inner, PreTrainedModel) or inner.base_model is inner:
         return f"{type(inner).__name__} has no decoder that can be called without its head"
-    head = inner.get_output_embeddings()
+    whole_head: Any = inner.get_output_embeddings()
+    head, trained = unwrapped(whole_head)
     if type(head) is not nn.Linear:
         return f"its output head is a {type(head).__name__}, not a plain linear layer"
     if type(head.weight) is not nn.Parameter:
         return f"its output head's weight is a {type(head.weight).__name__}, not a plain tensor"
-    if any(_is_hooked(module) for module in (head, inner)):
+    if any(_is_hooked(module) for module in (whole_head, head, inner)):
         return "a hook has to see the whole forward pass"
     config: Any = inner.config.get_text_config()
     return OutputHead(
@@ -66,6 +77,7 @@ def output_head(model: nn.Module) -> OutputHead | str:
         bias=head.bias,
         scale=float(getattr(inner, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0),
         softcap=getattr(config, "final_logit_softcapping", None),
+        trained=trained,
     )
 
 
@@ -78,8 +90,8 @@ def chunked_cross_entropy(hidden: torch.Tensor, head: OutputHead, targets: torch
     """Cross-entropy of each position, the logits of one chunk at a time, in the forward and in the backward pass.
 
     Products are taken in autocast's type where it is on; losses in float32 at least. The head's gradient is added up
-    over chunks in float32 at least. A frozen head needs no second product: the hidden states' gradient is computed
-    beside the loss.
+    over chunks in float32 at least. A frozen head needs no second product: the gradients of the hidden states, and of
+    the products with trained rows, are computed beside the loss.
 
     Args:
         hidden: [N, D].
@@ -92,11 +104,19 @@ def chunked_cross_entropy(hidden: torch.Tensor, head: OutputHead, targets: torch
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
     hidden = hidden.to(dtype)
-    if torch.is_grad_enabled() and (hidden.requires_grad or head.trains):
-        return _ChunkedCrossEntropy.apply(hidden, head.weight, head.bias, targets, head)  # pyright: ignore[reportReturnType]
+    of_rows = None
+    if head.trained is not None:
+        assert not head.trains, "rows train in the place of a frozen weight's"
+        of_rows = F.linear(hidden, head.trained.rows.to(head.weight.dtype).to(dtype))
+    differentiable = hidden.requires_grad or head.trains or (of_rows is not None and of_rows.requires_grad)
+    if torch.is_grad_enabled() and differentiable:
+        return _ChunkedCrossEntropy.apply(hidden, head.weight, head.bias, of_rows, (targets, head))  # pyright: ignore[reportReturnType]
     with torch.autocast(kind, enabled=False):
         weight, bias = _in_type(head, dtype)
-        parts = [_losses(head, hidden[span], weight, bias, targets[span]) for span in _spans(targets, head)]
+        parts = [
+            _losses(head, (hidden[span], weight, bias, _part(of_rows, span)), targets[span])
+            for span in _spans(targets, head)
+        ]
     return torch.cat(parts)
 
 
@@ -107,22 +127,27 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         hidden: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
-        targets: torch.Tensor,
-        head: OutputHead,
+        of_rows: torch.Tensor | None,
+        wanted: tuple[torch.Tensor, OutputHead],
     ) -> torch.Tensor:
+        targets, head = wanted
         ctx.head = head
         losses = torch.zeros(targets.numel(), dtype=_wide(hidden.dtype), device=hidden.device)
-        gradient = None if head.trains else torch.zeros_like(hidden)
+        frozen = not head.trains
+        inputs = [tensor for tensor in (hidden, of_rows) if tensor is not None]
+        gradients = [torch.zeros_like(tensor) for tensor in inputs] if frozen else []
         with torch.autocast(hidden.device.type, enabled=False):
             typed_weight, typed_bias = _in_type(head, hidden.dtype)
             for span in _spans(targets, head):
-                with torch.set_grad_enabled(gradient is not None):
-                    leaf = hidden[span].detach().requires_grad_(gradient is not None)
-                    part = _losses(head, leaf, typed_weight, typed_bias, targets[span])
-                if gradient is not None:
-                    (gradient[span],) = torch.autograd.grad(part, leaf, torch.ones_like(part))
+                with torch.set_grad_enabled(frozen):
+                    leaves: list[Any] = [tensor[span].detach().requires_grad_(frozen) for tensor in inputs]
+                    used = (leaves[0], typed_weight, typed_bias, leaves[1] if len(leaves) > 1 else None)
+                    part = _losses(head, used, targets[span])
+                found = torch.autograd.grad(part, leaves, torch.ones_like(part)) if frozen else ()
+                for gradient, part_of_it in zip(gradients, found, strict=True):
+                    gradient[span] = part_of_it
                 losses[span] = part.detach()
-        ctx.save_for_backward(*((hidden, weight, bias, targets) if gradient is None else (gradient,)))
+        ctx.save_for_backward(*(gradients if frozen else (hidden, weight, bias, targets)))
         return losses
 
     @staticmethod
@@ -133,8 +158,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         (upstream,) = gradients
         if ctx.head.trains:
             return *_recomputed(ctx, upstream), None, None
-        (gradient,) = ctx.saved_tensors
-        return (gradient * upstream[:, None]).to(gradient.dtype), None, None, None, None
+        of_hidden, *of_rows = [(saved * upstream[:, None]).to(saved.dtype) for saved in ctx.saved_tensors]
+        return of_hidden, None, None, of_rows[0] if of_rows else None, None
 
 
 def _recomputed(ctx: Any, upstream: torch.Tensor) -> list[torch.Tensor | None]:
@@ -148,7 +173,7 @@ def _recomputed(ctx: Any, upstream: torch.Tensor) -> list[torch.Tensor | None]:
             leaves: list[Any] = [hidden[span], weight, bias]
             leaves = [leaf if leaf is None else leaf.detach().requires_grad_() for leaf in leaves]
             with torch.enable_grad():
-                part = _losses(head, leaves[0], leaves[1], leaves[2], targets[span])
+                part = _losses(head, (leaves[0], leaves[1], leaves[2], None), targets[span])
             asked = [leaf for leaf, want in zip(leaves, wanted, strict=True) if want]
             totals = [sums[0][span], *sums[1:]]
             asked_totals = [total for total, want in zip(totals, wanted, strict=True) if want]
@@ -158,11 +183,17 @@ def _recomputed(ctx: Any, upstream: torch.Tensor) -> list[torch.Tensor | None]:
     return [total.to(like.dtype) if want else None for total, like, want in typed]
 
 
-def _losses(
-    head: OutputHead, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
-) -> torch.Tensor:
-    logits = head.logits(hidden, weight, bias)
+_Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]
+"""Hidden states, weight, bias, and products with the trained rows."""
+
+
+def _losses(head: OutputHead, inputs: _Inputs, targets: torch.Tensor) -> torch.Tensor:
+    logits = head.logits(*inputs)
     return F.cross_entropy(logits.to(_wide(logits.dtype)), targets, reduction="none")
+
+
+def _part(of_rows: torch.Tensor | None, span: slice) -> torch.Tensor | None:
+    return None if of_rows is None else of_rows[span]
 
 
 def _spans(targets: torch.Tensor, head: OutputHead) -> Iterator[slice]:

@@ -15,6 +15,7 @@ from llmtune.errors import ModelError
 from llmtune.logs import say
 from llmtune.models.quiet import no_progress_bars
 from llmtune.models.source import ModelSource, weight_files
+from llmtune.models.vocabulary import adapt_model
 
 _SAFETENSORS_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -40,7 +41,7 @@ def load_base(
     quantization: Any | None = None,
     folder: Path | None = None,
 ) -> PreTrainedModel:
-    """A causal language model with all its weights, in evaluation mode.
+    """A causal language model with all its weights, in evaluation mode, its vocabulary as the run changes it.
 
     Args:
         source: the model.
@@ -48,7 +49,7 @@ def load_base(
         attention: transformers' name of the attention implementation, such as `sdpa`.
         device: where the weights go.
         quantization: transformers' quantisation config; None for none.
-        folder: weights of the same architecture that are read instead of the source's own.
+        folder: trained weights of the same architecture that are read instead of the source's own.
 
     Raises:
         ModelError: it is no causal language model that transformers knows, or weights are missing or left over.
@@ -73,6 +74,7 @@ def load_base(
     _check_complete(source, where, report)
     model.config._name_or_path = model.name_or_path = source.location
     model.config._commit_hash = source.revision
+    adapt_model(model, source.vocabulary, has_rows=folder is not None)
     return model
 
 

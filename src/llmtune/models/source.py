@@ -1,7 +1,7 @@
 """Where a base model's files are, and which exactly: folder, resolved commit, digest of the weights."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from llmtune.models import embedded
 from llmtune.models.adapter_files import is_adapter
 from llmtune.models.digest import files_digest
 from llmtune.models.hub import missing_weights, snapshot
+from llmtune.models.vocabulary import Vocabulary
 
 MODEL_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja"]
 CODE_FILES = ["*.py"]
@@ -42,6 +43,8 @@ class ModelSource:
     """Where the weights come from, in words."""
     trust_remote_code: bool = False
     """Whether code beside the weights may run."""
+    vocabulary: Vocabulary = field(default_factory=Vocabulary)
+    """What the run changes about the model's vocabulary; every loading of it does so."""
 
 
 def locate_model(config: ModelConfig, cache_dir: Path) -> ModelSource:
@@ -84,6 +87,13 @@ def max_positions(source: ModelSource) -> int | None:
             if isinstance(part.get(key), int):
                 return part[key]
     return None
+
+
+def own_vocab_size(source: ModelSource) -> int:
+    """Rows of the embeddings as the model comes, by its config.json; 0 where it doesn't say."""
+    config = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
+    sizes = [part.get("vocab_size") for part in (config, config.get("text_config") or {})]
+    return next((size for size in sizes if isinstance(size, int)), 0)
 
 
 def _source_of(
