@@ -73,6 +73,16 @@ class RunFolder:
         return self.path / "samples.json"
 
     @property
+    def data_page(self) -> Path:
+        """What the model learns from, as a page for a browser."""
+        return self.path / "data_report.html"
+
+    @property
+    def data_report(self) -> Path:
+        """The same figures, JSON."""
+        return self.path / "data_report.json"
+
+    @property
     def plots(self) -> Path:
         """Folder of the plots, PNG."""
         return self.path / "plots"

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from llmtune.config.paths import cache_folder
 from llmtune.config.run import RunConfig
 from llmtune.config.saved import load_config
-from llmtune.data.prepared import PreparedData, prepare_data
+from llmtune.data.preparing.prepared import PreparedData, prepare_data
 from llmtune.errors import ConfigError, RunError
 from llmtune.logs import say, warn
 from llmtune.methods.method import Method
@@ -23,9 +23,11 @@ from llmtune.models.packing import PackingNeeds
 from llmtune.models.precision import Precision, choose_device, choose_precision
 from llmtune.models.prompting import pad_token_id
 from llmtune.models.source import ModelSource, locate_model, max_positions
-from llmtune.models.tokenizer import load_tokenizer, tokenizer_digest
+from llmtune.models.tokenizer import Adaptation, load_vocabulary, tokenizer_digest
+from llmtune.models.vocabulary import Vocabulary
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.manifest import Manifest
+from llmtune.stages.adaptation import check_same_tokens, describe_adaptation, find_adaptation
 from llmtune.tracking.tracker import Tracker
 from llmtune.training.checkpoint import find_damage
 
@@ -88,12 +90,27 @@ class RunContext:
         return cache_folder(self.config.cache_dir)
 
     @cached_property
+    def adaptation(self) -> Adaptation:
+        """How the tokenizer differs from the base model's, as the run began."""
+        is_trained = self.config.is_trained_elsewhere or bool(self.manifest.stage("train"))
+        return find_adaptation(self.config, self._begun_model, is_trained=is_trained)
+
+    @property
+    def _begun_model(self) -> dict[str, Any]:
+        """What was recorded of the model when this run began, or else the one that it was made from."""
+        return self.manifest.section("model") or Manifest(self.trained_run.manifest_file).section("model")
+
+    @cached_property
     def source(self) -> ModelSource:
-        """The base model's files; the same weights as the run began with.
+        """The base model's files; the same weights as the run began with, and the vocabulary as the run changes it.
 
         Raises:
-            RunError: the run began with other weights.
+            RunError: the run began with other weights or added tokens.
         """
+        return replace(self._base, vocabulary=self._tokenizer_and_vocabulary[1])
+
+    @cached_property
+    def _base(self) -> ModelSource:
         source = locate_model(self.config.model, self.cache_dir)
         begun = Manifest(self.trained_run.manifest_file).section("model").get("weights_digest")
         if begun not in (None, source.weights_digest):
@@ -103,10 +120,18 @@ class RunContext:
             )
         return source
 
-    @cached_property
+    @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The base model's tokenizer."""
-        return load_tokenizer(self.source)
+        """The base model's tokenizer with the run's template, tokens and end of text."""
+        return self._tokenizer_and_vocabulary[0]
+
+    @cached_property
+    def _tokenizer_and_vocabulary(self) -> tuple[PreTrainedTokenizerBase, Vocabulary]:
+        adaptation = self.adaptation  # before the base: a file that is missing is told before a model is fetched
+        tokenizer, vocabulary = load_vocabulary(self._base, adaptation)
+        if self.config.source_run is not None or adaptation.folder is None:
+            check_same_tokens(self._begun_model, vocabulary)
+        return tokenizer, vocabulary
 
     @cached_property
     def data(self) -> PreparedData:
@@ -121,7 +146,10 @@ class RunContext:
             raise ConfigError(
                 f"data.max_seq_len={longest}: {self.source.name} takes {limit} tokens at most; set {limit} or less."
             )
+        from llmtune.stages.loss_outliers import with_loss_outliers  # it needs a context's model
+
         data = prepare_data(self.config.data, self.tokenizer, tokenizer_digest(self.tokenizer), self.cache_dir)
+        data = with_loss_outliers(self, data)
         begun = self.manifest.section("data").get("digest")
         if begun not in (None, data.digest):
             raise RunError(
@@ -133,7 +161,7 @@ class RunContext:
     @cached_property
     def method(self) -> Method:
         """The fine-tuning method."""
-        return make_method(self.config.method)
+        return make_method(self.config.method, None if self.adaptation.is_empty else self.tokenizer)
 
     @property
     def how(self) -> LoadSettings:
@@ -209,8 +237,9 @@ class RunContext:
 
     def describe_model(self) -> Mapping[str, Any]:
         """The base model for the manifest."""
-        described = {key: value for key, value in asdict(self.source).items() if key != "folder"}
-        return {**described, "tokenizer_digest": tokenizer_digest(self.tokenizer)}
+        described = {key: value for key, value in asdict(self.source).items() if key not in ("folder", "vocabulary")}
+        adapted = describe_adaptation(self.adaptation, self.source.vocabulary, str(self.tokenizer.eos_token))
+        return {**described, "tokenizer_digest": tokenizer_digest(self.tokenizer), **adapted}
 
 
 def _typed_choices(config: RunConfig) -> tuple[str, bool, str]:

@@ -1,6 +1,6 @@
 """`export`: weights to folders that other programs load, each checked after reloading."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,7 @@ def _track(context: RunContext, name: str, folder: Path, figures: Mapping[str, f
 def _facts(context: RunContext) -> CardFacts:
     """What the model card says of the run."""
     config = to_plain(context.config)
-    evaluated, origin = _evaluated(context), context.data.report["origin"]
+    evaluated = _evaluated(context)
     training = {key: config["train"][key] for key in _CARD_TRAINING}
     if context.config.source_run is None and context.config.is_trained_elsewhere:
         method = config["method"] if context.config.method.name != "none" else {}
@@ -113,11 +113,22 @@ def _facts(context: RunContext) -> CardFacts:
         data={
             "digest": context.data.digest,
             "training examples": len(context.data.train),
-            "licence": origin.get("licence"),
-            "origin": Path(origin["path"]).name if origin.get("path") else origin.get("id"),
+            **_origins(context.data.report["sources"]),
         },
         metrics={name: (evaluated.get(f"base_{name}"), evaluated.get(name)) for name in _CARD_METRICS},
     )
+
+
+def _origins(sources: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Where the examples come from, and under which licence, a line a source."""
+    lines: dict[str, str] = {}
+    for number, source in enumerate(sources, start=1):
+        name = Path(source["path"]).name if source.get("path") else str(source.get("id") or source["name"])
+        revision = f" at {source['revision'][:12]}" if source.get("revision") else ""
+        use = "measured on" if source["role"] == "eval" else f"{source['rows']:,} rows"
+        licence = source.get("licence") or "licence not stated"
+        lines["source" if len(sources) == 1 else f"source {number}"] = f"{name}{revision}, {use}, {licence}"
+    return lines
 
 
 def _evaluated(context: RunContext) -> Mapping[str, Any]:

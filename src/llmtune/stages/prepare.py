@@ -1,94 +1,135 @@
-"""`prepare`: rows to token files, split into training, validation and test set."""
+"""`prepare`: rows to token files, split into training, validation and test set, and a report on what is in them."""
 
+from collections.abc import Iterator
 from typing import Any
 
-from rich.text import Text
-
 from llmtune import distributed
-from llmtune.data.prepared import PreparedData, preview
-from llmtune.data.splits import IN_TEST_FILE, check_not_empty
-from llmtune.logs import print_table, say, show, warn
+from llmtune.data.encoding.example import IGNORED
+from llmtune.data.plan import StepPlan
+from llmtune.data.preparing.clean import write_clean
+from llmtune.data.preparing.prepared import PreparedData
+from llmtune.data.splits import check_not_empty
+from llmtune.data.token_table import TokenTable
+from llmtune.logs import say, warn
 from llmtune.models.digest import describe_weights
-from llmtune.runs.manifest import Manifest
+from llmtune.runs.manifest import Manifest, write_json
 from llmtune.stages.context import RunContext
+from llmtune.stages.data_advice import PackingFill
+from llmtune.stages.data_report import show_report, write_page
+from llmtune.stages.division import plan_settings
+from llmtune.stages.shown_examples import ShownExample
 
-_SHOWN_CHARACTERS = 700
+_NUM_SHOWN = 4
+_MOST_LOOKED_AT = 500
+"""Examples among which those of different files are looked for."""
+_MOST_STEPS = 2000
+"""Steps that are planned to see how full their micro-batches are."""
 
 
 def run(context: RunContext) -> None:
     """Prepare the data, or find it prepared; show and record what the model will learn from.
 
     Raises:
-        DataError: the test file left no example to train on or to validate with.
+        DataError: the examples can't be used, or the test file left none to train on or to validate with.
     """
     say(f"model: {context.source.name} ({context.source.origin})")
-    data = context.data
-    trains = not context.config.is_trained_elsewhere
-    _show(data, trains=trains)
-    _warn_of_shared(context, trains=trains)
+    data, config = context.data, context.config
+    trains = not config.is_trained_elsewhere
     num_examples = {name: split["num_examples"] for name, split in data.report["splits"].items()}
-    check_not_empty(num_examples, context.config.data, f" after those {IN_TEST_FILE} were left out", training=trains)
-    if context.config.tracking.log_text:
-        _show_example(context, data)
+    check_not_empty(num_examples, config.data, training=trains)
     if not distributed.is_first():
         return
-    origin = data.report["origin"]
+    shown = _shown_examples(context, data) if config.tracking.log_text else []
+    fill = _packing_fill(context, data) if trains and config.train.packing else None
+    show_report(data.report, shown, fill, config.data.max_seq_len)
+    write_page(data.report, shown, fill, config.data.max_seq_len, context.folder.data_page)
+    write_json(context.folder.data_report, data.report)
+    context.tracker.log_artifact(context.folder.data_page)
+    context.tracker.log_artifact(context.folder.data_report)
+    say(f"what the model will learn from: {context.folder.data_page}")
+    if not trains:
+        _warn_of_known(context)
+    clean = write_clean(config.data, data)
+    if clean is not None:
+        say(f"data.write_clean: {clean[1]:,} rows in {clean[0]}")
+    _record(context, data)
+
+
+def _warn_of_known(context: RunContext) -> None:
+    """Say which test examples the weights may have been trained on, where those began with other data."""
+    overlap = context.data.report["overlap"]
+    num_shared = sum(overlap[kind] for kind in ("exact", "normalised", "near"))
+    trained_on = Manifest(context.trained_run.manifest_file).section("data").get("digest")
+    if num_shared and trained_on != context.data.digest:
+        warn(
+            f"{num_shared:,} examples of the data that the run took its training examples from also stand in "
+            "data.eval_path: the model may know them, and their loss says less"
+        )
+
+
+def _record(context: RunContext, data: PreparedData) -> None:
     context.manifest.record("model", context.describe_model())
     if context.config.source_weights is not None:
         context.manifest.record("weights", describe_weights(context.checkpoint))
-    context.manifest.record("data", {"digest": data.digest, **data.report})
+    context.manifest.record("data", {"digest": data.digest, **_without_lists(data.report)})
     for name in ("train", "validation", "test"):
         rows = len(data.split(name))
         if rows:
-            where = data.report["eval_origin"] if name == "test" and data.report["eval_origin"] else origin
-            source = str(where.get("path") or where.get("id"))
-            context.tracker.log_dataset(f"{context.config.data.source}-{name}", data.digest, source, name, rows)
+            role = "eval" if name == "test" else "train"
+            sources = data.report["sources"]
+            mine = [source for source in sources if source["role"] == role] or sources
+            places = ", ".join(str(source.get("path") or source.get("id") or source["name"]) for source in mine)
+            context.tracker.log_dataset(f"{context.config.data.source}-{name}", data.digest, places, name, rows)
     context.manifest.finish_stage("prepare", {"digest": data.digest, "folder": str(data.folder)})
 
 
-def _show(data: PreparedData, *, trains: bool) -> None:
-    splits: dict[str, dict[str, Any]] = data.report["splits"]
-    rows = [
-        (
-            name,
-            f"{split['num_examples']:,}",
-            f"{split['num_tokens']:,}",
-            f"{split['supervised_share']:.0%}",
-            f"{split['mean_tokens']:.0f}",
-            f"{split['longest_tokens']:,}",
-            f"{split['num_truncated']:,}",
-        )
-        for name, split in splits.items()
-        if trains or split["num_examples"]
+def _without_lists(content: Any) -> Any:
+    """The report's figures; places of single rows stand in the page and in its JSON."""
+    if isinstance(content, dict):
+        return {key: _without_lists(value) for key, value in content.items() if key != "listed"}
+    return content
+
+
+def _shown_examples(context: RunContext, data: PreparedData) -> list[ShownExample]:
+    """Training examples of different files as far as there are several, and one of the test set."""
+    table, split = (data.train, "train") if len(data.train) else (data.test, "test")
+    first_of: dict[str, int] = {}
+    for index in range(min(_MOST_LOOKED_AT, len(table))):
+        first_of.setdefault(table.source(index).rpartition(":")[0], index)
+    chosen = list(dict.fromkeys([*first_of.values(), *range(len(table))[:_NUM_SHOWN]]))[: _NUM_SHOWN - 1]
+    shown = [_shown(context, table, split, index) for index in chosen]
+    if split == "train" and len(data.test):
+        shown.append(_shown(context, data.test, "test", 0))
+    return shown
+
+
+def _shown(context: RunContext, table: TokenTable, split: str, index: int) -> ShownExample:
+    tokenizer = context.tokenizer
+    special = {int(number) for number in tokenizer.all_special_ids}
+    ids = [int(token) for token in table.input_ids(index)]
+    texts = [str(tokenizer.decode([token], clean_up_tokenization_spaces=False)) for token in ids]
+    learnt = [bool(label != IGNORED) for label in table.labels(index)]
+    return ShownExample(
+        source=table.source(index),
+        split=split,
+        tokens=tuple(zip(texts, learnt, strict=True)),
+        special=frozenset(text for text, token in zip(texts, ids, strict=True) if token in special),
+    )
+
+
+def _packing_fill(context: RunContext, data: PreparedData) -> PackingFill:
+    """How full the micro-batches of the first epoch are, if examples are packed as planned."""
+    settings = plan_settings(context, packed=True)
+    plan = StepPlan(data.train.num_tokens, data.train.num_supervised_tokens, settings)
+    num_steps = min(plan.steps_per_epoch, _MOST_STEPS)
+    lengths = [
+        int(data.train.num_tokens[list(indices)].sum())
+        for indices in _micro_batches(plan, num_steps, settings.num_processes)
     ]
-    print_table("data", ("split", "examples", "tokens", "supervised", "mean tokens", "longest", "truncated"), rows)
-    for source in data.report["rows"].values():
-        for reason, count in source["dropped"].items():
-            say(f"left out: {count:,} examples ({reason})")
+    return PackingFill(lengths, settings.micro_batch_tokens, num_steps)
 
 
-def _warn_of_shared(context: RunContext, *, trains: bool) -> None:
-    """Say what became of examples that stand in the training data and in the test file."""
-    num_shared = context.data.report["num_test_in_training"]
-    trained_on = Manifest(context.trained_run.manifest_file).section("data").get("digest")
-    if num_shared and (trains or trained_on == context.data.digest):
-        warn(
-            f"{num_shared:,} examples also stand in data.eval_path; they were left out of training and validation, "
-            "so that the test loss stays clean"
-        )
-    elif num_shared:
-        warn(
-            f"{num_shared:,} examples of data.eval_path also stand in the data that the run took its training examples "
-            "from: the model may know them, and their loss says less"
-        )
-
-
-def _show_example(context: RunContext, data: PreparedData) -> None:
-    """One example, what is learnt from in colour."""
-    for example in preview(data.train, context.tokenizer, 1):
-        text = Text(f"example {example.source} (green: supervised)\n")
-        room = _SHOWN_CHARACTERS
-        for part, supervised in example.parts:
-            text.append(part[:room], style="green" if supervised else "dim")
-            room = max(0, room - len(part))
-        show(text)
+def _micro_batches(plan: StepPlan, num_steps: int, num_processes: int) -> Iterator[tuple[int, ...]]:
+    for step in range(num_steps):
+        for rank in range(num_processes):
+            yield from plan.step(step, rank).micro_batches

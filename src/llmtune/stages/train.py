@@ -10,6 +10,7 @@ from llmtune.evaluation.perplexity import LossSettings, evaluate_loss
 from llmtune.logs import progress, say
 from llmtune.models.digest import describe_weights
 from llmtune.runs.metrics_log import MetricsLog
+from llmtune.stages.adaptation import check_tokens_of_adapter
 from llmtune.stages.context import RunContext
 from llmtune.stages.division import plan_settings, record_other_division
 from llmtune.stages.training_choices import Choices, fit, make_choices, record_choices, restored_splits, settle_changes
@@ -32,7 +33,8 @@ from llmtune.training.throughput import reset_peak_memory
 def run(context: RunContext) -> None:
     """Train from the start, or from the newest checkpoint where there is one."""
     config, method = context.config, context.method
-    model = method.make_trainable(method.load(context.source, context.how), config.seed)
+    base = method.load(context.source, context.how)
+    model = method.make_trainable(base, config.seed, context.source.vocabulary.new_ids)
     choices = make_choices(context, model)
     packed = choices.attention.packed
     plan = _plan(context, packed=packed)
@@ -115,6 +117,7 @@ def _start_from_adapter(context: RunContext, parts: TrainParts) -> None:
         return
     adapter = Path(method.adapter)
     context.check_base_of(adapter)
+    check_tokens_of_adapter(adapter, context.source)
     parts.method.restore(parts.model, adapter)
     say(f"going on from the adapter {adapter}")
     if distributed.is_first():

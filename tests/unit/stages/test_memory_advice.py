@@ -302,7 +302,7 @@ import llmtune.stages.train as stage
 def train(parts, state, callbacks):
     with open("/proc/self/statm") as file:
         used = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + 16 * 2**20, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_AS, (used + 40 * 2**20, resource.RLIM_INFINITY))
     return loop.train(parts, state, callbacks)
 
 stage.train = train
