@@ -5,6 +5,8 @@ PYTHON ?= python3
 # The torch to install, and where from; the README says how to choose another build.
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
+# Examples of each fuzz test of `make fuzz`.
+EXAMPLES ?= 6000
 # Arguments for the command that `make run` starts, e.g. `make run ARGS="method=qlora"`.
 ARGS ?=
 
@@ -21,7 +23,7 @@ PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 WORKERS := --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run ui test test-fast check test-slow format reference docs lock clean
+.PHONY: help setup run ui test test-fast check test-slow fuzz format reference docs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +64,9 @@ test-fast: $(DONE) ## the tests that take no process of their own
 
 test-slow: $(DONE) ## the slow tests: full figures on real weights
 	$(PYTEST) -m "slow and not gpu and not multi_gpu"
+
+fuzz: $(DONE) ## the fuzz tests with twenty times as many examples (EXAMPLES=100000 for more)
+	LLMTUNE_FUZZ_EXAMPLES=$(EXAMPLES) $(TEST_ENV) $(PYTEST) --timeout 7200 tests/fuzz
 
 format: $(DONE) ## format the code and sort its imports
 	$(BIN)/ruff check --fix --select I .

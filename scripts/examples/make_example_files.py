@@ -21,7 +21,8 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from llmtune.data.embedded import package_folder, read_embedded, source_files
+from llmtune.data.reading.embedded import embedded_blocks, package_folder, source_files
+from llmtune.data.records import Record
 
 LOCK = Path(__file__).resolve().parents[2] / "requirements.lock"
 SCIENCE = ("scipy", "sklearn")
@@ -46,7 +47,7 @@ def write_files(folder: Path) -> dict[str, int]:
     folder.mkdir(parents=True, exist_ok=True)
     science, science_eval = _science_texts()
     contents = {
-        "python_code.jsonl": _picked((record.text or "" for record in read_embedded("text").records), NUM_CODE),
+        "python_code.jsonl": _picked(_functions(), NUM_CODE),
         "science_text.jsonl": science,
         "science_eval.jsonl": science_eval,
         "package_prose.jsonl": _picked(_package_prose(), NUM_PROSE),
@@ -55,6 +56,12 @@ def write_files(folder: Path) -> dict[str, int]:
         rows = (json.dumps({"text": text}, ensure_ascii=False) for text in texts)
         (folder / name).write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
     return {name: len(texts) for name, texts in contents.items()}
+
+
+def _functions() -> Iterator[str]:
+    """Text of every function that `data=embedded_code_text` has."""
+    entries = (entry for block in embedded_blocks("text") for entry in block.entries())
+    return (entry.text or "" for entry in entries if isinstance(entry, Record))
 
 
 def _picked(texts: Iterable[str], count: int) -> list[str]:

@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 from llmtune.cli import run
 from llmtune.config.data import EmbeddedConfig
-from llmtune.data.embedded import read_embedded
-from llmtune.data.files import read_file
-from llmtune.data.splits import SPLITS, split_records
+from llmtune.data.decisions import SPLITS
+from llmtune.data.preparing.prepared import prepare_data
 from llmtune.data.token_table import TokenTable
 from llmtune.runs.manifest import Manifest
 
@@ -69,7 +69,7 @@ def test_without_data_it_runs_on_the_quick_starts(workplace) -> None:
     small = ["data.num_examples=16", "data.num_test_examples=8", "export.formats=[adapter]"]
     assert workplace.type("+experiment=balanced", *small, *TINY, "data.max_seq_len=128") == 0
     manifest = workplace.manifest
-    assert manifest.section("data")["origin"]["packages"].keys() == {"sympy", "networkx"}
+    assert manifest.section("data")["sources"][0]["packages"].keys() == {"sympy", "networkx"}
     assert manifest.section("data")["rows"]["train"]["kept"]["train"] <= 16
     assert manifest.stage("train")["steps"] == 3  # the profile's epochs, not the quick start's
 
@@ -152,25 +152,38 @@ def test_a_sweep_of_sizes_has_nested_training_sets_and_one_test_set(workplace) -
 
 
 def _ids(file: Path) -> list[str]:
-    table = TokenTable(file)
+    table = TokenTable(file, file.with_suffix(".order.npy"))
     return [table.example_id(index) for index in range(len(table))]
 
 
-def test_the_quick_starts_smaller_sets_are_part_of_its_larger_ones() -> None:
-    records = read_embedded("completion").records
-    config = EmbeddedConfig(num_validation_examples=16, num_test_examples=120)
+def test_the_quick_starts_smaller_sets_are_part_of_its_larger_ones(tmp_path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(ASSETS / "tiny_llama")
+    config = EmbeddedConfig(num_validation_examples=16, num_test_examples=120, max_seq_len=8192)
     sizes = (50, 100, 200, 400)
-    found = [split_records(dataclasses.replace(config, num_examples=n), records, None).by_name for n in sizes]
-    assert [len(by_name["train"]) for by_name in found] == list(sizes)
+    found = []
+    for size in sizes:
+        data = prepare_data(dataclasses.replace(config, num_examples=size), tokenizer, "t", tmp_path)
+        found.append(
+            {
+                name: [table.example_id(row) for row in range(len(table))]
+                for name in SPLITS
+                for table in [data.split(name)]
+            }
+        )
+    assert [len(ids["train"]) for ids in found] == list(sizes)
     for small, large in itertools.pairwise(found):
         assert large["train"][: len(small["train"])] == small["train"]
         assert (small["validation"], small["test"]) == (large["validation"], large["test"])
 
 
+def _texts(file: Path) -> list[str]:
+    return [json.loads(line)["text"] for line in file.read_text(encoding="utf-8").splitlines()]
+
+
 @pytest.mark.slow
 def test_the_example_files_are_read_and_the_test_file_is_disjoint(tmp_path) -> None:
     counts = _script("examples/make_example_files.py").write_files(tmp_path)
-    texts = {name: [record.text for record in read_file(str(tmp_path / name)).records] for name in counts}
+    texts = {name: _texts(tmp_path / name) for name in counts}
     assert {name: len(found) for name, found in texts.items()} == counts
     assert all(len(set(found)) == len(found) >= 60 for found in texts.values())
     assert counts["python_code.jsonl"] == counts["science_text.jsonl"] == 400

@@ -30,7 +30,7 @@ def filled(hub):
 
 
 def commits(manifest: Manifest) -> tuple[str, str]:
-    return manifest.section("model")["revision"], manifest.section("data")["origin"]["revision"]
+    return manifest.section("model")["revision"], manifest.section("data")["sources"][0]["revision"]
 
 
 def test_commits_are_recorded_and_the_cache_is_enough_for_them(workplace, filled, monkeypatch):

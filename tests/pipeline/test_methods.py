@@ -50,7 +50,7 @@ def test_the_record_is_whole(workplace) -> None:
     assert (config["seed"], config["method"]["name"]) == (3, "lora")
     assert set(manifest.section("environment")) >= {"python", "packages", "git_commit"}
     assert set(manifest.section("model")) >= {"location", "revision", "weights_digest", "tokenizer_digest", "licence"}
-    assert manifest.section("data")["origin"]["rows"] == 200
+    assert manifest.section("data")["sources"][0]["rows"] == 200
     assert manifest.section("choices")["attention"] == "llmtune_varlen"
     weights = load_file(folder.final_checkpoint / "adapter_model.safetensors")
     assert weights and all("lora_" in name for name in weights)
