@@ -99,7 +99,14 @@ def open_prepared(folder: Path) -> PreparedData:
     report = read_report(folder)
     _check_files(folder, report["files"])
     tables = {name: TokenTable(folder / f"{name}.arrow", folder / f"{name}.order.npy") for name in SPLITS}
-    return PreparedData(**tables, digest=report["digest"], folder=folder, report=report)
+    return PreparedData(
+        train=tables["train"],
+        validation=tables["validation"],
+        test=tables["test"],
+        digest=report["digest"],
+        folder=folder,
+        report=report,
+    )
 
 
 def _found_or_built(folder: Path, build_in: Callable[[Path], None]) -> PreparedData:
