@@ -20,6 +20,8 @@ from llmtune.runs.status import check_not_running
 
 _HARMLESS = (
     "cache_dir",
+    "data.num_workers",
+    "data.write_clean",
     "evaluate.",
     "export.",
     "generate.",
@@ -86,6 +88,8 @@ def folder_to_go_on_in(config: RunConfig, earlier: NamedRun, stages: Sequence[st
         return start_run_folder(dataclasses.replace(config, source_run=str(source.path)))
     if not all(key.startswith(_HARMLESS) for key in changed):
         raise RunError(f"{source.path} has no finished training; go on with: train run={source.path}")
+    if "data.write_clean" in changed:
+        Manifest(source.manifest_file).allow_changes({}, ("prepare",))  # which writes that file
     save_config(config, source.config_file)
     return source
 

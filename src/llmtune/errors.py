@@ -19,6 +19,8 @@ _CURES = {
     errno.EACCES: "permission denied: change who may use it, or choose another folder",
     errno.EPERM: "operation not permitted: change who may use it, or choose another folder",
     errno.EROFS: "read-only file system: choose a folder that can be written to",
+    errno.ENOTDIR: "a part of this path is a file, not a folder: choose another place",
+    errno.EISDIR: "this is a folder, not a file: choose another place",
     errno.EMFILE: "too many open files: raise the limit with ulimit -n",
     errno.EIO: "the disk could not be read or written: check it",
 }
@@ -57,13 +59,15 @@ class DataError(UserError):
         problems: those that are listed.
         num_more: how many others there are like them.
         cure: what to do about all of them.
+        num_alike: how many others the problems speak of.
     """
 
-    def __init__(self, problems: Sequence[str] | str, num_more: int = 0, cure: str = "") -> None:
+    def __init__(self, problems: Sequence[str] | str, num_more: int = 0, cure: str = "", num_alike: int = 0) -> None:
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         self.num_more = num_more
         self.cure = cure
-        super().__init__(self.problems, num_more, cure)
+        self.num_alike = num_alike
+        super().__init__(self.problems, num_more, cure, num_alike)
 
     def __str__(self) -> str:
         more = f"... and {self.num_more:,} more problems like these" if self.num_more else ""
@@ -127,7 +131,7 @@ def message_of(error: LlmtuneError) -> str:
     lines = str(error).split("\n")
     if len(lines) == 1:
         return lines[0]
-    count = len(error.problems) + (error.num_more if isinstance(error, DataError) else 0)
+    count = len(error.problems) + (error.num_more + error.num_alike if isinstance(error, DataError) else 0)
     return "\n".join([f"{count:,} problem{'s' if count > 1 else ''}", *(f"  {line}" for line in lines)])
 
 

@@ -35,18 +35,23 @@ STAGES: Mapping[str, Topic] = {
         summary="examples to tokens, split into training, validation and test set",
         usage=_STAGE_USAGE,
         text=(
-            "Reads every example, names each one that can't be read by file and line, splits the rest by content into "
-            "training, validation and test set, and turns them into tokens. Shows the counts and one example with "
-            "what is learnt of it. The same data with the same settings is prepared once and then taken from the cache."
+            "Reads every example, names those that can't be read by file and line, cleans the rest, splits it by "
+            "content into training, validation and test set, and turns it into tokens. Shows what the model will learn "
+            "from, and what to look at before training. The same data with the same settings is prepared once and then "
+            "taken from the cache."
         ),
-        reads="data.path (JSONL, JSON, TXT, CSV, Parquet), or a data set of the Hub or of ours; the model's tokenizer",
-        writes="token tables in cache_dir; counts and digests in the run folder's manifest",
+        reads=(
+            "data.path: a file, folder or glob (JSONL, JSON, TXT, CSV, Parquet; gzip, zstd), a data set of the Hub or "
+            "of ours, or several; the model's tokenizer"
+        ),
+        writes="token tables in cache_dir; data_report.html, counts and digests in the run folder",
         groups=("data",),
         keys=("cache_dir",),
         examples=(
             "llmtune prepare --model gpt2 --train-data my.jsonl",
             "llmtune prepare data.path=my.jsonl data.eval_path=held_out.jsonl data.max_seq_len=1024",
-            "llmtune prepare data=hub data.id=tatsu-lab/alpaca",
+            "llmtune prepare data.path=my.jsonl data.duplicates=near data.personal_data=mask",
+            "llmtune prepare data=hub data.id=tatsu-lab/alpaca data.shape=instruction",
         ),
     ),
     "train": Topic(

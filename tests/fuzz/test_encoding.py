@@ -45,8 +45,9 @@ def tokenizer_of(folder):
 
 @cache
 def encoder_of(folder, template, options):
-    source = chat_templates.ALL[template] if template else None
-    return ExampleTokenizer(describe_tokenizer(copy.deepcopy(tokenizer_of(folder)), source, None), options)
+    tokenizer = copy.deepcopy(tokenizer_of(folder))
+    tokenizer.chat_template = chat_templates.ALL[template] if template else tokenizer.chat_template
+    return ExampleTokenizer(describe_tokenizer(tokenizer), options)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -1,5 +1,6 @@
 """Going on with other data, weights or choices than a run began with is refused by key; what is harmless may change."""
 
+import json
 import shutil
 
 import pytest
@@ -45,6 +46,7 @@ REFUSED = {
 HARMLESS = [
     *("train.log_every_steps=7", "train.keep_checkpoints=5", "train.checkpoint_every_steps=3"),
     *("evaluate.num_samples=1", "generate.temperature=0", "tracking.experiment=other", "export.overwrite=true"),
+    *("data.num_workers=0", "data.write_clean=clean.jsonl"),
 ]
 
 
@@ -69,6 +71,7 @@ def test_every_key_that_decides_the_weights_is_refused_by_name(prepared, capsys)
 
 def test_harmless_keys_may_change(prepared):
     assert prepared.type("train", "run=latest", *HARMLESS) == 0
+    assert (prepared.folder / "clean.jsonl").exists()
     assert prepared.newest.final_checkpoint.exists()
 
 
@@ -78,6 +81,17 @@ def test_other_examples_under_the_same_path_are_refused(prepared, capsys):
     assert prepared.type("train", "run=latest") == 2
     assert "the examples are others (digest" in capsys.readouterr().err
     assert not prepared.newest.checkpoints.exists()
+
+
+def test_data_of_an_older_version_say_that_and_what_to_do(prepared, capsys):
+    file = prepared.newest.manifest_file
+    manifest = json.loads(file.read_text())
+    manifest["data"] = {"digest": "0" * 64, "splits": manifest["data"]["splits"]}
+    file.write_text(json.dumps(manifest))
+    assert prepared.type("train", "run=latest") == 2
+    errors = capsys.readouterr().err
+    assert "was prepared by an older llmtune" in errors and "go on with that version, or start a new run" in errors
+    assert "restore the files" not in errors
 
 
 def test_other_weights_under_the_same_path_are_refused(prepared, capsys):

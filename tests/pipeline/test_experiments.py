@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from llmtune.cli import run
 from llmtune.config.data import EmbeddedConfig
-from llmtune.data.decisions import SPLITS
+from llmtune.data.deciding.decisions import SPLITS
 from llmtune.data.preparing.prepared import prepare_data
 from llmtune.data.token_table import TokenTable
 from llmtune.runs.manifest import Manifest
@@ -70,7 +70,7 @@ def test_without_data_it_runs_on_the_quick_starts(workplace) -> None:
     assert workplace.type("+experiment=balanced", *small, *TINY, "data.max_seq_len=128") == 0
     manifest = workplace.manifest
     assert manifest.section("data")["sources"][0]["packages"].keys() == {"sympy", "networkx"}
-    assert manifest.section("data")["rows"]["train"]["kept"]["train"] <= 16
+    assert manifest.section("data")["rows"]["kept"]["train"] <= 16
     assert manifest.stage("train")["steps"] == 3  # the profile's epochs, not the quick start's
 
 

@@ -12,7 +12,13 @@ pytestmark = pytest.mark.fast
 
 @pytest.mark.parametrize(
     ("number", "words"),
-    [(errno.ENOSPC, "make room"), (errno.EACCES, "permission denied"), (errno.EROFS, "read-only")],
+    [
+        (errno.ENOSPC, "make room"),
+        (errno.EACCES, "permission denied"),
+        (errno.EROFS, "read-only"),
+        (errno.ENOTDIR, "is a file"),
+        (errno.EISDIR, "is a folder"),
+    ],
 )
 def test_an_error_of_the_system_is_one_line_with_its_cure(number, words) -> None:
     line = explained(OSError(number, "text", "/data/x"))
@@ -24,6 +30,7 @@ def test_an_error_of_the_system_is_one_line_with_its_cure(number, words) -> None
 
 def test_an_error_without_a_cure_stays_a_bug() -> None:
     assert explained(FileNotFoundError(errno.ENOENT, "text", "/data/x")) is None
+    assert explained(FileExistsError(errno.EEXIST, "text", "/data/x")) is None
     assert explained(OSError("no number")) is None
 
 

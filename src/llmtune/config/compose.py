@@ -173,6 +173,13 @@ def _translated(error: Exception) -> str:
         known = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE) or group_options(group)
         where = f"{file.replace('experiment/', 'experiments/')}.yaml: " if "/" in file else ""
         return f"{where}{group}={name}: there is no such option.{nearest(name, known)} Known: {', '.join(known)}."
+    if "Cannot merge DictConfig with ListConfig" in text:
+        named = re.search(r"In '([^']+)'", text)
+        where = f"{named[1].replace('experiment/', 'experiments/')}.yaml: " if named and "/" in named[1] else ""
+        return (
+            f"{where}a mapping stands where a list belongs; data.sources is a list, whose entries begin with a dash: "
+            "`- {path: a.jsonl, weight: 2}`."
+        )
     ambiguous = re.search(r"Ambiguous value for argument '\+{0,2}(?P<argument>[^']+)'", text)
     if ambiguous is not None:
         return f"{ambiguous['argument']}: several values are a sweep; add -m (or quote the value if it is one text)."

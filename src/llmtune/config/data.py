@@ -49,7 +49,7 @@ class ExamplesConfig:
     """Longest example in tokens; what is longer is handled as `overlong` says."""
     overlong: Literal["truncate", "split", "drop"] = "truncate"
     """What happens to an example longer than `max_seq_len`: its end is cut, it is split into windows that are examples
-    of their own, or it is left out. All are counted."""
+    of their own, or it is left out (of `eval_path` it is cut then). All are counted."""
     chat_template: Text | None = None
     """File of a chat template (Jinja) that takes the place of the tokenizer's own, for a base model that has none."""
     add_tokens: tuple[str, ...] = ()
@@ -71,9 +71,10 @@ class ExamplesConfig:
     max_words: PositiveInt | None = None
     """Most words of an example; longer ones are left out. null sets no bound."""
     min_tokens: PositiveInt | None = None
-    """Fewest tokens of an example; shorter ones are left out. null sets no bound."""
+    """Fewest tokens of an example; shorter ones are left out, but for those of `eval_path`. null sets no bound."""
     max_tokens: PositiveInt | None = None
-    """Most tokens of an example before `overlong` is applied; longer ones are left out. null sets no bound."""
+    """Most tokens of an example before `overlong` is applied; longer ones are left out, but for those of `eval_path`.
+    null sets no bound."""
     outliers: Literal["ignore", "report", "drop"] = "report"
     """What happens to examples of unusual length, much repetition or many odd characters: nothing, listed by file and
     line, or left out."""
@@ -92,14 +93,17 @@ class ExamplesConfig:
     split_seed: NonNegativeInt = 0
     """Decides, with an example's content, into which split it falls. Independent of `seed`."""
     num_examples: PositiveInt | None = None
-    """Training examples at most; smaller sets are part of larger ones. null takes all."""
+    """Rows for training at most; smaller sets are part of larger ones. null takes all. What a source's weight repeats,
+    and the windows of `overlong: split`, come on top."""
     num_validation_examples: PositiveInt | None = None
-    """Validation examples at most; null takes all."""
+    """Rows for validation at most, whatever number of windows they make; null takes all."""
     num_test_examples: PositiveInt | None = None
-    """Test examples at most; null takes all. Not used where `eval_path` is given: that file is measured whole."""
+    """Rows for the test set at most, whatever number of windows they make; null takes all. Not used where `eval_path`
+    is given: that file is measured whole."""
     eval_path: Text | None = None
     """File of examples that is the test set, or a folder or glob of such files; null takes `test_fraction` of the
-    examples instead."""
+    examples instead. Its format goes by content and name. Its columns are mapped as those of the examples where all
+    of these are read alike; else they go by the shapes' own names."""
     num_workers: NonNegativeInt | None = None
     """Processes that prepare the data; 0 is this one alone, null a process a core where there is much to do."""
 

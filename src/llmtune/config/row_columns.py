@@ -1,8 +1,14 @@
 """Which shape a source's keys ask for, which columns they name, and what of that can't work."""
 
+import json
 import shlex
 from collections.abc import Iterator, Mapping
+from typing import Literal
 
+import yaml
+from pydantic.dataclasses import dataclass
+
+from llmtune.config.base import STRICT
 from llmtune.config.data import RowConfig, SourceConfig
 
 COLUMN_KEYS = {
@@ -26,6 +32,16 @@ DEFAULT_COLUMNS = {
 """Columns that a key stands for while it is null: the first that a row has."""
 _SHARED_KEYS = {"system_column": ("messages", "instruction"), "tools_column": ("messages",)}
 """Keys that don't decide between shapes, and the shapes that read them."""
+COLUMN = "COLUMN"
+"""Stands for a column's name that isn't known."""
+
+
+@dataclass(config=STRICT, frozen=True, kw_only=True)
+class EvalRowConfig(RowConfig):
+    """How the rows of `data.eval_path` are read."""
+
+    keys_in: Literal["data", "sources", "nowhere"] = "data"
+    """Where keys are typed that say so: for all data, in each source of a mixture, or they can't be."""
 
 
 def column_names(rows: RowConfig, key: str) -> tuple[str, ...]:
@@ -50,9 +66,32 @@ def named_columns(rows: RowConfig) -> dict[str, str]:
 
 def as_typed(rows: RowConfig, values: Mapping[str, str]) -> str:
     """Keys of a source with their values, as a person types them: on a command line, or in a mixture's YAML."""
+    in_yaml = "{" + ", ".join(f"{key}: {_in_yaml(value)}" for key, value in values.items()) + "}"
     if isinstance(rows, SourceConfig):
-        return "{" + ", ".join(f"{key}: {value}" for key, value in values.items()) + "} in data.sources"
+        return f"{in_yaml} in data.sources"
+    if isinstance(rows, EvalRowConfig) and rows.keys_in != "data":
+        return f"{in_yaml} in every one of data.sources"
     return " ".join(shlex.quote(f"data.{key}={value}") for key, value in values.items())
+
+
+def _in_yaml(text: str) -> str:
+    """Text as YAML has it in a mapping, quoted only where it must be."""
+    try:
+        is_plain = yaml.safe_load(f"{{key: {text}}}") == {"key": text}
+    except yaml.YAMLError:
+        is_plain = False
+    return text if is_plain else json.dumps(text, ensure_ascii=False)
+
+
+def how_to_set(rows: RowConfig, *choices: Mapping[str, str]) -> str:
+    """What to do so that a source's rows are read: one of these choices of keys and values."""
+    if not isinstance(rows, EvalRowConfig) or rows.keys_in == "data":
+        return f"set {' or '.join(as_typed(rows, values) for values in choices)}"
+    if rows.keys_in == "sources":
+        return f"set {' or '.join(as_typed(rows, values) for values in choices)}, or rename the test file's columns"
+    named = {key: column for key, column in choices[0].items() if key in DEFAULT_COLUMNS and column != COLUMN}
+    renamed = " and ".join(f"`{column}` to `{DEFAULT_COLUMNS[key][0]}`" for key, column in named.items())
+    return f"rename {renamed} in the test file" if renamed else "give the test file the columns of one of them"
 
 
 def find_wrong_columns(rows: RowConfig) -> list[str]:

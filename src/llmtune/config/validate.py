@@ -1,5 +1,6 @@
 """Turns a composed config into a `RunConfig`, or names everything that is wrong with it at once."""
 
+import dataclasses
 import difflib
 import json
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from pydantic_core import ErrorDetails
 from yaml import MarkedYAMLError, YAMLError
 
 from llmtune.config.checks import check_combinations
+from llmtune.config.data import SourceConfig
 from llmtune.config.run import RUN_CONFIG, RunConfig
 from llmtune.config.schema import groups, keys, known_names
 from llmtune.errors import ConfigError
@@ -76,6 +78,8 @@ def _sentence(detail: ErrorDetails, content: Mapping[str, Any]) -> str:
     section, shape = location[0], None
     if section in _SHAPED and len(location) > 1:
         shape = location.pop(1)
+    if location[:2] == ["data", "sources"]:
+        return _sources_sentence(detail, location[2:])
     location = location[:2] if detail["type"] != "unexpected_keyword_argument" else location
     key, value = ".".join(location), detail.get("input")
     if detail["type"] == "unexpected_keyword_argument":
@@ -89,6 +93,22 @@ def _sentence(detail: ErrorDetails, content: Mapping[str, Any]) -> str:
     if section in content and isinstance(content[section], Mapping) and len(location) > 1:
         value = content[section].get(location[1], value)
     return f"{key}={_shown(value)}: {_expectation(detail)}."
+
+
+def _sources_sentence(detail: ErrorDetails, location: list[str]) -> str:
+    """What is wrong with the list of a mixture's sources, or with one of them."""
+    value = detail.get("input")
+    if not location:
+        return f"data.sources={_shown(value)}: should be a list of mappings such as [{{path: a.jsonl, weight: 2}}]."
+    source, leaf = f"data.sources[{location[0]}]", ".".join(location[1:])
+    if not leaf:
+        path = value if isinstance(value, str) else "a.jsonl"
+        return f"{source}={_shown(value)}: should be a mapping such as {{path: {path}}}."
+    if detail["type"] != "unexpected_keyword_argument":
+        return f"{source}.{leaf}={_shown(value)}: {_expectation(detail)}."
+    names = [entry.name for entry in dataclasses.fields(SourceConfig)]
+    suggestion = _nearest_in(f"{source}.{leaf}", names)
+    return f"{source}.{leaf}: there is no such key.{suggestion or f' Known here: {_listed(names)}.'}"
 
 
 def _shown(value: Any) -> str:

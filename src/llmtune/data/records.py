@@ -3,13 +3,11 @@
 import hashlib
 import json
 import unicodedata
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from llmtune.errors import DataError
-
-_MOST_LISTED = 20
+_SYSTEM_ROLES = ("system", "developer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,42 +38,6 @@ class Record:
     """Examples of one group never straddle a split; None is a group of its own."""
 
 
-@dataclass(frozen=True)
-class RecordSet:
-    """What a source holds."""
-
-    records: list[Record]
-    origin: dict[str, Any]
-    """Path or id, revision, licence, rows and sha256, as far as the source has them."""
-    skipped: dict[str, int] = field(default_factory=dict)
-    """Rows that hold no example, by reason. They are part of `origin["rows"]`."""
-
-
-class Problems:
-    """Collects what is wrong with a source, so that one pass names all of it."""
-
-    def __init__(self) -> None:
-        self._listed: list[str] = []
-        self._count = 0
-
-    def add(self, path: str, line: int, reason: str) -> None:
-        """Note a problem. `reason` must not quote the example."""
-        self._count += 1
-        if len(self._listed) < _MOST_LISTED:
-            self._listed.append(f"{path}:{line}: {reason}")
-
-    def raise_if_any(self) -> None:
-        """End with every problem that was noted.
-
-        Raises:
-            DataError: there was one; the first 20 are listed and the others counted.
-        """
-        if self._count > len(self._listed):
-            raise DataError([*self._listed, f"... and {self._count - len(self._listed)} more problems like these"])
-        if self._listed:
-            raise DataError(self._listed)
-
-
 def content_hash(record: Record) -> str:
     """Hex sha256 of what an example says, wherever it stands.
 
@@ -96,14 +58,6 @@ def content_hash(record: Record) -> str:
     return hashlib.sha256(plain.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def records_digest(records: Iterable[Record]) -> str:
-    """Hex sha256 over the content of examples in their order."""
-    digest = hashlib.sha256()
-    for record in records:
-        digest.update(content_hash(record).encode())
-    return digest.hexdigest()
-
-
 def own_text(record: Record) -> str:
     """What an example says in all its parts but the system prompt and the tools, in their order, a line a part."""
     return "\n".join(_parts(record))
@@ -113,7 +67,7 @@ def whole_text(record: Record) -> str:
     """What an example says in all its parts, system prompt and tools with them, a line a part."""
     if record.messages is None and record.system is None:
         return own_text(record)
-    system = [_as_text(turn.get("content")) for turn in record.messages or () if turn.get("role") == "system"]
+    system = [_as_text(turn.get("content")) for turn in record.messages or () if turn.get("role") in _SYSTEM_ROLES]
     tools = [_as_text(record.tools)] if record.tools else []
     return "\n".join([*tools, *system, *([record.system] if record.system else []), *_parts(record)])
 
@@ -121,7 +75,7 @@ def whole_text(record: Record) -> str:
 def _parts(record: Record) -> list[str]:
     if record.messages is None:
         return [part for part in (record.text, record.prompt, record.completion) if part]
-    turns = [turn for turn in record.messages if turn.get("role") != "system"]
+    turns = [turn for turn in record.messages if turn.get("role") not in _SYSTEM_ROLES]
     found = [turn.get(key) for turn in turns for key in ("reasoning_content", "content", "tool_calls")]
     return [_as_text(part) for part in found if part]
 

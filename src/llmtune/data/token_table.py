@@ -51,6 +51,11 @@ class TokenTable:
     def __len__(self) -> int:
         return len(self._order)
 
+    @property
+    def order(self) -> np.ndarray:
+        """int64 [N]: which stored example each is."""
+        return self._order
+
     def input_ids(self, index: int) -> np.ndarray:
         """int32 [T], read-only: an example's tokens."""
         return self._input_ids[self._stored(index)]

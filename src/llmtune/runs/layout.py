@@ -83,6 +83,11 @@ class RunFolder:
         return self.path / "data_report.json"
 
     @property
+    def loss_outliers_file(self) -> Path:
+        """Training examples on which the base model's loss stands out, as the run began, JSON."""
+        return self.path / "loss_outliers.json"
+
+    @property
     def plots(self) -> Path:
         """Folder of the plots, PNG."""
         return self.path / "plots"

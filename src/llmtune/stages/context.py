@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from llmtune.config.paths import cache_folder
+from llmtune.config.paths import usable_cache_folder, writing
 from llmtune.config.run import RunConfig
 from llmtune.config.saved import load_config
 from llmtune.data.preparing.prepared import PreparedData, prepare_data
@@ -87,7 +87,7 @@ class RunContext:
     @cached_property
     def cache_dir(self) -> Path:
         """Folder for prepared data and converted weights."""
-        return cache_folder(self.config.cache_dir)
+        return usable_cache_folder(self.config.cache_dir)
 
     @cached_property
     def adaptation(self) -> Adaptation:
@@ -148,10 +148,17 @@ class RunContext:
             )
         from llmtune.stages.loss_outliers import with_loss_outliers  # it needs a context's model
 
-        data = prepare_data(self.config.data, self.tokenizer, tokenizer_digest(self.tokenizer), self.cache_dir)
+        with writing("cache_dir", self.cache_dir):
+            data = prepare_data(self.config.data, self.tokenizer, tokenizer_digest(self.tokenizer), self.cache_dir)
         data = with_loss_outliers(self, data)
-        begun = self.manifest.section("data").get("digest")
+        recorded = self.manifest.section("data")
+        begun = recorded.get("digest")
         if begun not in (None, data.digest):
+            if "sources" not in recorded:
+                raise RunError(
+                    f"{self.folder.path} was prepared by an older llmtune, and this one makes other examples of the "
+                    "same files; go on with that version, or start a new run without run="
+                )
             raise RunError(
                 f"the examples are others (digest {data.digest[:12]}…) than the run began with ({begun[:12]}…); "
                 "restore the files, or start a new run"

@@ -4,9 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmtune.data.decisions import DUPLICATE, OVER_LIMIT, OVERLAP, THINNED
+from llmtune.data.deciding.decisions import DUPLICATE, OUTLIER, OVER_LIMIT, OVERLAP, THINNED
+from llmtune.data.preparing.report import LOSS_OUTLIER
 from llmtune.pages.numbers import counted, number, percent
 
+_LEFT_OUT = {**OUTLIER, "loss": LOSS_OUTLIER}
+"""By kind of outlier, the reason of those that are left out."""
 _COVERED = "99"
 """Per cent of the rows that a longer `max_seq_len` shall keep whole."""
 _LENGTH_STEP = 128
@@ -15,8 +18,14 @@ _FAR = 4
 _FEW_SUPERVISED = 0.05
 _MANY_DUPLICATES = 0.1
 _MANY_DROPPED = 0.25
-_MEANT = {*DUPLICATE.values(), *OVERLAP.values(), *OVER_LIMIT.values(), THINNED}
+_EMBEDDED = ("no docstring", "empty body", "docstring and code on one line")
+"""Why a function of the embedded packages gives no example."""
+_MEANT = {*DUPLICATE.values(), *OVERLAP.values(), *OUTLIER.values(), *OVER_LIMIT.values(), THINNED, *_EMBEDDED}
 """Reasons of which there is a line of its own, or that were asked for."""
+_ENDS_READING = ("nothing after it was read", "cut short", "damaged at about this line")
+"""Words of reasons that more was lost for than one record."""
+_MARKS = ("train", "training", "weight", "mask", "masked", "loss")
+"""Keys with which other programs mark turns that aren't learnt."""
 _SKEWED = 16
 """Times the median that the longest row of very uneven lengths has, and a quarter of which the 95th per cent has."""
 _LOW_FILL = 0.75
@@ -56,6 +65,8 @@ def advise(report: Mapping[str, Any], fill: PackingFill | None, max_seq_len: int
         *report["warnings"],
         *_personal_data(report["personal_data"]),
         *_bad_records(report["bad_records"]),
+        *_read_in_part(report["bad_records"]),
+        *_outliers(report),
         *_duplicates(report),
         *_dropped(report["rows"]),
         *_unread(report["sources"]),
@@ -78,10 +89,11 @@ def likenesses(counts: Mapping[str, Any]) -> str:
 def _overlap(report: Mapping[str, Any]) -> Iterator[str]:
     if found := num_found(report["overlap"]):
         is_one = found == 1
+        has_file = any(source["role"] == "eval" for source in report["sources"])
         yield (
             f"{counted(found, 'training row')} also {'stands' if is_one else 'stand'} in the test set "
             f"({likenesses(report['overlap'])}): {'it is' if is_one else 'they are'} left out of training, so that the "
-            "test loss stays clean; see how the files were made"
+            f"test loss stays clean{'; see how the files were made' if has_file else ''}"
         )
 
 
@@ -145,6 +157,22 @@ def _bad_records(bad: Mapping[str, Any]) -> Iterator[str]:
         yield f"{counted(bad['count'], 'record')} can't be read and {are} left out: mend {them}"
 
 
+def _read_in_part(bad: Mapping[str, Any]) -> Iterator[str]:
+    for line in bad["listed"]:
+        if any(words in line for words in _ENDS_READING):
+            yield f"a file was read in part only, the rest of it is lost: {line}"
+
+
+def _outliers(report: Mapping[str, Any]) -> Iterator[str]:
+    dropped = report["rows"]["dropped"].keys()
+    left_in = {kind: found for kind, found in report["outliers"].items() if _LEFT_OUT.get(kind) not in dropped}
+    for keys, kinds in (("data.outliers", OUTLIER.keys()), ("data.loss_outliers", ("loss",))):
+        found = {kind: left_in[kind]["count"] for kind in kinds if kind in left_in and left_in[kind]["count"]}
+        if found:
+            said = ", ".join(f"{count:,} by {kind}" for kind, count in found.items())
+            yield f"some rows are unlike the others ({said}): look at them in the list, {keys}=drop leaves them out"
+
+
 def _duplicates(report: Mapping[str, Any]) -> Iterator[str]:
     training = [source for source in report["sources"] if source["role"] == "train"]
     found, rows = num_found(report["duplicates"]), sum(source["rows"] for source in training)
@@ -166,7 +194,14 @@ def _dropped(rows: Mapping[str, Any]) -> Iterator[str]:
 
 def _unread(sources: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for source in sources:
-        if unread := sorted(source["unread_columns"]):
+        marks = [name for name in source["unread_columns"] if "." in name and name.rpartition(".")[2] in _MARKS]
+        if marks:
+            yield (
+                f"{', '.join(sorted(marks))} of {source['name']} {'is' if len(marks) == 1 else 'are'} not followed: "
+                "every assistant turn is learnt, whatever its mark; make turns that shall not be learnt user or system "
+                "turns"
+            )
+        if unread := sorted(set(source["unread_columns"]) - set(marks)):
             more = f" and {len(unread) - _MOST_COLUMNS:,} more" if len(unread) > _MOST_COLUMNS else ""
             yield (
                 f"{'column' if len(unread) == 1 else 'columns'} {', '.join(unread[:_MOST_COLUMNS])}{more} of "

@@ -136,7 +136,10 @@ class DataPage:
         if not self._shown:
             self._quiet.append(("Examples", _TEXT_OFF))
             return Html()
-        note = "Each box is a token. Blue and underlined ones are learnt; the others are only read."
+        note = (
+            "Each box is a token, or those that make up one character. Blue and underlined ones are learnt; the others "
+            "are only read."
+        )
         return section("Examples as the model sees them", legend(), *map(drawn, self._shown), note=note)
 
     def _lengths(self) -> Html:
@@ -193,8 +196,8 @@ class DataPage:
         return section("Sources", table("sources", names, rows), *told, more)
 
     def _left_out(self) -> Html:
-        dropped, later = self._report["rows"]["dropped"], self._report.get("left_out_later", {}).items()
-        if not dropped and not later:
+        dropped = self._report["rows"]["dropped"]
+        if not dropped:
             self._quiet.append(("Left out", "No row: every one is in a split."))
             return Html()
         ordered = sorted(dropped.items(), key=lambda entry: -entry[1])
@@ -203,7 +206,7 @@ class DataPage:
         note = (
             f"{number(rows['in'])} rows = {number(sum(rows['kept'].values()))} kept + {number(sum(dropped.values()))}."
         )
-        return section("Rows left out, by reason", bars(shares), *map(_later, later), note=note)
+        return section("Rows left out, by reason", bars(shares), note=note)
 
     def _bad_records(self) -> Html:
         bad = self._report["bad_records"]
@@ -265,11 +268,6 @@ def _by_kind(entries: Any) -> Iterator[Html]:
     for kind, count, found in entries:
         yield element("h3", f"{kind.replace('_', ' ')}: {number(count)}")
         yield listing(found["listed"], found.get("rows", count))
-
-
-def _later(entry: tuple[str, int]) -> Html:
-    reason, count = entry
-    return element("p", f"And {counted(count, 'training example')} later: {reason}.")
 
 
 def _alike(likeness: float) -> str:

@@ -55,8 +55,6 @@ def show_report(
         title = f"left out: {rows['in'] - kept:,} of {rows['in']:,} rows"
         ordered = sorted(rows["dropped"].items(), key=lambda entry: -entry[1])
         print_table(title, ("reason", "rows"), [(reason, number(count)) for reason, count in ordered])
-    for reason, count in report.get("left_out_later", {}).items():
-        say(f"left out later: {counted(count, 'training example')} ({reason})")
     for line in _findings(report, fill):
         say(line)
     for example in shown[:1]:

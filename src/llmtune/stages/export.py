@@ -110,13 +110,22 @@ def _facts(context: RunContext) -> CardFacts:
     return CardFacts(
         title=f"{context.config.model.name}-{context.config.method.name}",
         method={**config["method"], **training, "seed": context.config.seed, "precision": context.precision.name},
-        data={
-            "digest": context.data.digest,
-            "training examples": len(context.data.train),
-            **_origins(context.data.report["sources"]),
-        },
+        data=_trained_on(context),
         metrics={name: (evaluated.get(f"base_{name}"), evaluated.get(name)) for name in _CARD_METRICS},
     )
+
+
+def _trained_on(context: RunContext) -> dict[str, Any]:
+    """The data that the weights were trained on, and those that they were measured on."""
+    data = context.data
+    here = {**data.report, "digest": data.digest}
+    recorded = Manifest(context.trained_run.manifest_file).section("data")
+    trained = recorded or here
+    measured = here if context.manifest.stage("evaluate") else trained
+    sources = [source for source in trained.get("sources", ()) if source["role"] == "train"]
+    sources += [source for source in measured.get("sources", ()) if source["role"] == "eval"]
+    num_examples = trained.get("splits", {}).get("train", {}).get("num_examples", "not recorded")
+    return {"digest": trained["digest"], "training examples": num_examples, **_origins(sources)}
 
 
 def _origins(sources: Sequence[Mapping[str, Any]]) -> dict[str, str]:

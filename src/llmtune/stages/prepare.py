@@ -1,23 +1,24 @@
 """`prepare`: rows to token files, split into training, validation and test set, and a report on what is in them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llmtune import distributed
+from llmtune.data.deciding.splits import check_not_empty
 from llmtune.data.encoding.example import IGNORED
 from llmtune.data.plan import StepPlan
-from llmtune.data.preparing.clean import write_clean
+from llmtune.data.preparing.clean import check_clean_target, write_clean
 from llmtune.data.preparing.prepared import PreparedData
-from llmtune.data.splits import check_not_empty
 from llmtune.data.token_table import TokenTable
 from llmtune.logs import say, warn
 from llmtune.models.digest import describe_weights
 from llmtune.runs.manifest import Manifest, write_json
 from llmtune.stages.context import RunContext
-from llmtune.stages.data_advice import PackingFill
+from llmtune.stages.data_advice import PackingFill, num_found
 from llmtune.stages.data_report import show_report, write_page
 from llmtune.stages.division import plan_settings
 from llmtune.stages.shown_examples import ShownExample
+from llmtune.stages.token_pieces import decoded, pieces_of
 
 _NUM_SHOWN = 4
 _MOST_LOOKED_AT = 500
@@ -33,8 +34,11 @@ def run(context: RunContext) -> None:
         DataError: the examples can't be used, or the test file left none to train on or to validate with.
     """
     say(f"model: {context.source.name} ({context.source.origin})")
-    data, config = context.data, context.config
+    config = context.config
     trains = not config.is_trained_elsewhere
+    if trains:
+        check_clean_target(config.data)  # before anything is written
+    data = context.data
     num_examples = {name: split["num_examples"] for name, split in data.report["splits"].items()}
     check_not_empty(num_examples, config.data, training=trains)
     if not distributed.is_first():
@@ -43,35 +47,37 @@ def run(context: RunContext) -> None:
     fill = _packing_fill(context, data) if trains and config.train.packing else None
     show_report(data.report, shown, fill, config.data.max_seq_len)
     write_page(data.report, shown, fill, config.data.max_seq_len, context.folder.data_page)
-    write_json(context.folder.data_report, data.report)
+    write_json(context.folder.data_report, data.report | {"digest": data.digest})
     context.tracker.log_artifact(context.folder.data_page)
     context.tracker.log_artifact(context.folder.data_report)
     say(f"what the model will learn from: {context.folder.data_page}")
     if not trains:
         _warn_of_known(context)
-    clean = write_clean(config.data, data)
-    if clean is not None:
+    elif (clean := write_clean(config.data, data)) is not None:
         say(f"data.write_clean: {clean[1]:,} rows in {clean[0]}")
     _record(context, data)
 
 
 def _warn_of_known(context: RunContext) -> None:
-    """Say which test examples the weights may have been trained on, where those began with other data."""
-    overlap = context.data.report["overlap"]
-    num_shared = sum(overlap[kind] for kind in ("exact", "normalised", "near"))
-    trained_on = Manifest(context.trained_run.manifest_file).section("data").get("digest")
-    if num_shared and trained_on != context.data.digest:
+    """Say which test examples the weights may have been trained on, where they weren't left out of that training."""
+    num_shared = num_found(context.data.report["overlap"])
+    trained_on = Manifest(context.trained_run.manifest_file).section("data").get("sources", ())
+    if num_shared and _test_files(trained_on) != _test_files(context.data.report["sources"]):
         warn(
             f"{num_shared:,} examples of the data that the run took its training examples from also stand in "
             "data.eval_path: the model may know them, and their loss says less"
         )
 
 
+def _test_files(sources: Sequence[Mapping[str, Any]]) -> set[str]:
+    return {source["digest"] for source in sources if source["role"] == "eval"}
+
+
 def _record(context: RunContext, data: PreparedData) -> None:
     context.manifest.record("model", context.describe_model())
     if context.config.source_weights is not None:
         context.manifest.record("weights", describe_weights(context.checkpoint))
-    context.manifest.record("data", {"digest": data.digest, **_without_lists(data.report)})
+    context.manifest.record("data", {**_without_lists(data.report), "digest": data.digest})
     for name in ("train", "validation", "test"):
         rows = len(data.split(name))
         if rows:
@@ -105,16 +111,11 @@ def _shown_examples(context: RunContext, data: PreparedData) -> list[ShownExampl
 
 def _shown(context: RunContext, table: TokenTable, split: str, index: int) -> ShownExample:
     tokenizer = context.tokenizer
-    special = {int(number) for number in tokenizer.all_special_ids}
-    ids = [int(token) for token in table.input_ids(index)]
-    texts = [str(tokenizer.decode([token], clean_up_tokenization_spaces=False)) for token in ids]
-    learnt = [bool(label != IGNORED) for label in table.labels(index)]
-    return ShownExample(
-        source=table.source(index),
-        split=split,
-        tokens=tuple(zip(texts, learnt, strict=True)),
-        special=frozenset(text for text, token in zip(texts, ids, strict=True) if token in special),
-    )
+    ids = table.input_ids(index).tolist()
+    learnt = (table.labels(index) != IGNORED).tolist()
+    special = (decoded(tokenizer, [token]) for token in set(ids) & set(tokenizer.all_special_ids))
+    pieces = tuple(pieces_of(tokenizer, ids, learnt))
+    return ShownExample(source=table.source(index), split=split, pieces=pieces, special=frozenset(special))
 
 
 def _packing_fill(context: RunContext, data: PreparedData) -> PackingFill:

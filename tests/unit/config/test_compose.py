@@ -72,6 +72,17 @@ def test_an_experiment_that_is_no_yaml_is_named(tmp_path, monkeypatch, content) 
     assert "\n" not in str(caught.value)
 
 
+def test_a_mapping_in_the_place_of_the_sources_is_one_sentence(tmp_path, monkeypatch) -> None:
+    text = "# @package _global_\ndefaults:\n  - override /data: mixture\ndata:\n  sources: {path: a.jsonl}\n"
+    experiment(tmp_path, monkeypatch, text)
+    with pytest.raises(ConfigError) as caught:
+        composed("experiment=mine")
+    assert caught.value.problems == [
+        "experiments/mine.yaml: a mapping stands where a list belongs; data.sources is a list, whose entries begin "
+        "with a dash: `- {path: a.jsonl, weight: 2}`."
+    ]
+
+
 def experiment(folder, monkeypatch, content) -> None:
     """Put an experiment `mine` into a working folder."""
     (folder / "experiments").mkdir()

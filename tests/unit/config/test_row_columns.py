@@ -1,6 +1,7 @@
 """Mixes of `shape` and columns that can't work are named with their keys, and all others pass."""
 
 import pytest
+import yaml
 
 from llmtune.config.data import FilesConfig, RowConfig, SourceConfig
 from llmtune.config.row_columns import COLUMN_KEYS, DEFAULT_COLUMNS, as_typed, find_wrong_columns, possible_shapes
@@ -86,3 +87,11 @@ def test_values_are_typed_as_a_shell_takes_them():
     assert (
         as_typed(RowConfig(), {"prompt_column": "my q", "shape": "text"}) == "'data.prompt_column=my q' data.shape=text"
     )
+
+
+@pytest.mark.parametrize("column", ["question", "my q", "a: b", "1", "null", "a, b", "}", '"', "é"])
+def test_values_are_typed_as_yaml_takes_them(column):
+    typed = as_typed(SourceConfig(), {"prompt_column": column})
+    assert typed.endswith(" in data.sources")
+    assert yaml.safe_load(typed.removesuffix(" in data.sources")) == {"prompt_column": column}
+    assert ('"' in typed) == (column not in ("question", "my q", "é"))

@@ -122,3 +122,27 @@ def test_flatten_joins_keys_with_dots() -> None:
 def test_nearest_says_nothing_when_nothing_is_near() -> None:
     assert nearest("xyz", ["train", "model"]) == ""
     assert nearest("modle", ["train", "model"]) == " Did you mean model?"
+
+
+@pytest.mark.parametrize(
+    ("sources", "problem"),
+    [
+        (
+            [{"path": "a"}, {"path": "b", "wieght": 0.5}],
+            "data.sources[1].wieght: there is no such key. Did you mean data.sources[1].weight?",
+        ),
+        ([{"path": "a", "weight": 0}], "data.sources[0].weight=0: should be greater than 0."),
+        ([{"path": "a", "shape": "chat"}], "data.sources[0].shape=chat: should be 'auto', 'text', 'completion',"),
+        ([{"path": "a"}, "b.jsonl"], "data.sources[1]=b.jsonl: should be a mapping such as {path: b.jsonl}."),
+        ("a.jsonl", "data.sources=a.jsonl: should be a list of mappings such as [{path: a.jsonl, weight: 2}]."),
+        ({"path": "a"}, 'data.sources={"path": "a"}: should be a list of mappings such as'),
+    ],
+)
+def test_what_is_wrong_with_a_source_names_the_source(sources, problem) -> None:
+    (found,) = problems_of(data={"source": "mixture", "sources": sources})
+    assert found.startswith(problem)
+
+
+def test_a_key_that_is_like_none_lists_those_of_a_source() -> None:
+    (found,) = problems_of(data={"source": "mixture", "sources": [{"path": "a", "xyz": 1}]})
+    assert found.startswith("data.sources[0].xyz: there is no such key. Known here: shape, text_column, ")

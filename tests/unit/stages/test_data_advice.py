@@ -56,15 +56,19 @@ def test_longer_rows_are_counted_to_the_border_of_their_bar() -> None:
 
 
 def test_overlap_is_first() -> None:
-    said = advice(overlap=NOTHING | {"exact": 14, "near": 3}, warnings=["the test set holds 7 examples"])
+    sources = [*source(), *source(role="eval")]
+    said = advice(
+        overlap=NOTHING | {"exact": 14, "near": 3}, warnings=["the test set holds 7 examples"], sources=sources
+    )
     assert said == [
         "17 training rows also stand in the test set (14 word for word, 3 nearly): they are left out of training, so "
         "that the test loss stays clean; see how the files were made",
         "the test set holds 7 examples",
     ]
-    assert advice(overlap=NOTHING | {"normalised": 1})[0].startswith(
-        "1 training row also stands in the test set (1 but for case, white space and punctuation): it is left out"
-    )
+    assert advice(overlap=NOTHING | {"normalised": 1}) == [
+        "1 training row also stands in the test set (1 but for case, white space and punctuation): it is left out of "
+        "training, so that the test loss stays clean"
+    ]
 
 
 @pytest.mark.parametrize(("share", "is_said"), [(0.049, True), (0.05, False)])
@@ -129,6 +133,10 @@ def test_many_duplicates(exact: int, near: int, dropped: dict[str, int], said: l
         ("more words than data.max_words", 62, False),
         ("over the limit of train examples", 200, False),
         ("duplicate", 200, False),
+        ("outlier: length", 200, False),
+        ("no docstring", 200, False),
+        ("empty body", 200, False),
+        ("empty completion", 63, True),
     ],
 )
 def test_much_that_is_left_out(reason: str, count: int, is_said: bool) -> None:
@@ -163,3 +171,47 @@ def test_packed_micro_batches_that_fewer_would_do(tokens: list[int], num_steps: 
     said = advice(fill)
     assert bool(said) == is_said
     assert all("59 % full: a larger train.micro_batch_size" in line for line in said)
+
+
+def outliers(**counts: int) -> dict[str, Any]:
+    return {kind: {"count": count, "listed": ["a:1: odd"] * count} for kind, count in counts.items()}
+
+
+def test_outliers_that_are_listed_are_never_no_problem() -> None:
+    assert advice(outliers=outliers(length=3, repetition=0, characters=1)) == [
+        "some rows are unlike the others (3 by length, 1 by characters): look at them in the list, data.outliers=drop "
+        "leaves them out"
+    ]
+    assert advice(outliers=outliers(length=1, loss=2))[1:] == [
+        "some rows are unlike the others (2 by loss): look at them in the list, data.loss_outliers=drop leaves them out"
+    ]
+
+
+def test_outliers_that_were_left_out_need_nothing() -> None:
+    rows = {"in": 250, "kept": {}, "dropped": {"outlier: length": 3}}
+    assert advice(outliers=outliers(length=3), rows=rows) == []
+    assert len(advice(outliers=outliers(length=3, characters=1), rows=rows)) == 1
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "not valid JSON, nothing after it was read",
+        "the file is cut short here, its gzip data have no end; get it whole",
+        "the zstd data are damaged at about this line, nothing after it was read; get the file anew",
+    ],
+)
+def test_a_file_that_was_read_in_part_has_a_line_of_its_own(reason: str) -> None:
+    listed = ["a.jsonl:3: not valid JSON", f"b.jsonl.gz:57: {reason}"]
+    assert advice(bad_records={"count": 2, "by_reason": {}, "listed": listed}) == [
+        "2 records can't be read and are left out: mend them",
+        f"a file was read in part only, the rest of it is lost: b.jsonl.gz:57: {reason}",
+    ]
+
+
+def test_marks_of_turns_are_said_to_be_learnt_anyway() -> None:
+    said = advice(sources=source(unread_columns=["train", "messages.train", "messages.weight"]))
+    assert said[0].startswith(
+        "messages.train, messages.weight of poems.jsonl are not followed: every assistant turn is"
+    )
+    assert said[1].startswith("column train of poems.jsonl is not used")

@@ -11,16 +11,18 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from made_up_report import NOTHING, report, source, split, splits
 
-from llmtune.stages.data_advice import PackingFill
+from llmtune.stages.data_advice import PackingFill, advise
 from llmtune.stages.data_report import show_report, write_page
 from llmtune.stages.shown_examples import ShownExample, drawn, in_terminal
+from llmtune.stages.token_pieces import Piece
 
 pytestmark = pytest.mark.fast
 
+READ, LEARNT = ("<|user|>", "Say", " hi", "\n"), ("Hi", "!", "<|end|>")
 EXAMPLE = ShownExample(
     "poems.jsonl:17",
     "train",
-    (("<|user|>", False), ("Say", False), (" hi", False), ("\n", False), ("Hi", True), ("!", True), ("<|end|>", True)),
+    tuple(Piece(text, text in LEARNT) for text in (*READ, *LEARNT)),
     special=frozenset({"<|user|>", "<|end|>"}),
 )
 HOSTILE = ("</script>", "<b>", "&amp;", "\x00\x1b[31m", "\u202eevil", "مرحبا", "\ud83d", "")
@@ -132,12 +134,10 @@ def test_everything_that_was_found_is_listed(tmp_path: Path) -> None:
         outliers={"length": {"count": 1204, "listed": ["poems.jsonl:3: 12,345 words, the median is 80"]}},
         personal_data={"action": "mask", "kinds": {"email": {"count": 3, "rows": 2, "listed": ["poems.jsonl:7"]}}},
         bad_records={"count": 2, "by_reason": {"not valid JSON": 2}, "listed": ["poems.jsonl:8: not valid JSON"]},
-        left_out_later={"the base model's loss stands out": 6},
     )
     sections = read.sections
     assert re.sub(r"\s+", " ", sections["Rows left out, by reason"]) == (
-        " 262 rows = 250 kept + 12. duplicate 10 empty <text> 2 And 6 training examples later: the base model's loss "
-        "stands out."
+        " 262 rows = 250 kept + 12. duplicate 10 empty <text> 2"
     )
     assert "13 rows repeat others, in 4 groups: 12 word for word, 1 nearly." in sections["Duplicates"]
     assert "poems.jsonl:5 repeats poems.jsonl:1 (84 % alike)" in sections["Duplicates"]
@@ -199,17 +199,14 @@ def test_each_token_stands_apart_and_what_is_trained_is_marked() -> None:
     assert '<i><span class="blank">↵\n</span></i>' in shown
 
 
-def test_what_is_cut_off_is_struck_through_and_counted() -> None:
-    cut = tuple(f"w{number}" for number in range(20))
-    shown = drawn(ShownExample("a:1", "test", (("x", True),), cut))
-    assert "✂ cut here, 20 tokens lost" in shown
-    struck = re.findall(r"<s>(.*?)</s>", shown)
-    assert len(struck) == 1 and re.findall(r"<i>(\w+)</i>", struck[0]) == list(cut[:16])
-    assert "… 4 more" in shown
+def test_the_tokens_of_one_character_are_a_box_and_counted_each() -> None:
+    shown = drawn(ShownExample("a:1", "test", (Piece("x", False), Piece("🙂", True, 4), Piece("y", True))))
+    assert "test: 6 tokens, 5 trained on" in shown
+    assert re.findall(r"<i>(.)</i>", shown) == ["x", "🙂", "y"]
 
 
 def test_of_a_long_example_start_and_end_are_shown() -> None:
-    tokens = tuple((f"t{number}", number >= 300) for number in range(1000))
+    tokens = tuple(Piece(f"t{number}", number >= 300) for number in range(1000))
     shown = drawn(ShownExample("a:1", "train", tokens))
     numbers = [int(found) for found in re.findall(r"<i>t(\d+)</i>", shown)]
     assert numbers == [*range(260), *range(920, 1000)]
@@ -217,11 +214,11 @@ def test_of_a_long_example_start_and_end_are_shown() -> None:
 
 
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
-    tokens = tuple((text, number % 2 == 0) for number, text in enumerate(HOSTILE))
+    tokens = tuple(Piece(text, number % 2 == 0) for number, text in enumerate(HOSTILE))
     bad = {"count": 1, "by_reason": {"<script>": 1}, "listed": ["<script>.jsonl:1: \x1b[31m"]}
     read = page(
         tmp_path,
-        shown=[ShownExample("</style>.jsonl:1", "train", tokens, HOSTILE)],
+        shown=[ShownExample("</style>.jsonl:1", "train", tokens, frozenset(HOSTILE))],
         bad_records=bad,
         sources=source(name="</style><script>", unread_columns=["<img src=x>"]),
     )
@@ -239,17 +236,23 @@ def test_the_terminal_shows_splits_reasons_and_last_what_to_do(capsys: pytest.Ca
         rows={"in": 262, "kept": kept, "dropped": {"empty text": 2, "duplicate": 10}},
         splits=splits(num_truncated=40, num_cut_tokens=9),
         outliers={"length": {"count": 3, "listed": []}},
-        left_out_later={"the base model's loss stands out": 1},
     )
     show_report(changed, [EXAMPLE], PackingFill([1000], 1024, 1), 256)
     out = capsys.readouterr().out
     assert "data: poems.jsonl, 250 rows: 250 as prompt and completion: every row has `prompt` and `completion`" in out
     assert re.search(r"training +│ +200 │ +200 │ +30,000 │ +40 % │ +150 │ +380 │ +40 │", out)
     assert re.search(r"left out: 12 of 262 rows\n(.*\n){3}│ duplicate +│ +10 │\n│ empty text +│ +2 │", out)
-    assert "left out later: 1 training example (the base model's loss stands out)" in out
     assert "outliers: 3 by length" in out and "packed micro-batches: 98 % full" in out
     assert "training example poems.jsonl:17" in out and "⟦Hi!<|end|>⟧" in out
-    assert out.rstrip().splitlines()[-1].startswith("warning: 40 of 250 rows are cut at 256 tokens")
+    assert out.index("left out: 12") < out.index("⟦Hi!") < out.index("warning: 40 of 250 rows are cut at 256 tokens")
+
+
+def test_loss_outliers_that_are_left_out_call_for_nothing() -> None:
+    found = {"loss": {"count": 3, "listed": []}}
+    rows = report()["rows"]
+    assert any("data.loss_outliers=drop" in line for line in advise(report(outliers=found), None, 512))
+    dropped = rows | {"dropped": {"the base model's loss stands out": 3}}
+    assert advise(report(outliers=found, rows=dropped), None, 512) == []
 
 
 def test_the_terminal_says_that_clean_data_is_clean(capsys: pytest.CaptureFixture[str]) -> None:
@@ -260,8 +263,8 @@ def test_the_terminal_says_that_clean_data_is_clean(capsys: pytest.CaptureFixtur
 
 
 def test_an_example_in_the_terminal_is_short_and_has_no_control_characters() -> None:
-    tokens = (("\x1b[2J", False), ("a" * 900, True), ("b", False))
+    tokens = (Piece("\x1b[2J", False), Piece("a" * 900, True), Piece("b", False))
     text = in_terminal(ShownExample("a:1", "test", tokens)).plain
     assert "\x1b" not in text and "␛[2J⟦aaa" in text
     assert text.endswith("a⟧ …") and text.count("a") < 710
-    assert in_terminal(ShownExample("a:1", "test", (("x", True),), ("y", "z"))).plain.endswith("⟦x⟧ ✂ 2 tokens cut off")
+    assert in_terminal(ShownExample("a:1", "test", (Piece("x", True),))).plain.endswith("⟦x⟧")

@@ -159,3 +159,51 @@ def test_an_interrupted_upload_is_all_that_a_second_try_does(writer, uploads, tm
     uploads.error = None
     stage.run(context_of(tmp_path, push_to_hub="tuned"))
     assert (writer.written, uploads.folders) == (["adapter", "hf"], ["hf"])
+
+
+def account(name: str, *, measured: bool = False, num_examples: int = 2) -> dict[str, Any]:
+    def source(name: str, role: str) -> dict[str, Any]:
+        return {"name": name, "path": f"/d/{name}", "role": role, "rows": 9, "licence": "MIT"}
+
+    sources = [source(name, "train"), *([source(f"test-{name}", "eval")] if measured else [])]
+    return {"digest": f"digest of {name}", "sources": sources, "splits": {"train": {"num_examples": num_examples}}}
+
+
+@pytest.mark.parametrize(
+    ("trained", "evaluated", "expected"),
+    [
+        (
+            account("poems", num_examples=180),
+            account("other", measured=True),
+            {
+                "digest": "digest of poems",
+                "training examples": 180,
+                "source 1": "poems, 9 rows, MIT",
+                "source 2": "test-other, measured on, MIT",
+            },
+        ),
+        (
+            account("poems", measured=True),
+            None,
+            {
+                "digest": "digest of poems",
+                "training examples": 2,
+                "source 1": "poems, 9 rows, MIT",
+                "source 2": "test-poems, measured on, MIT",
+            },
+        ),
+        ({"digest": "of an old run"}, None, {"digest": "of an old run", "training examples": "not recorded"}),
+        ({}, None, {"digest": "digest of here", "training examples": 7, "source": "here, 9 rows, MIT"}),
+    ],
+)
+def test_the_card_describes_the_data_that_the_weights_were_trained_on(tmp_path, trained, evaluated, expected):
+    trained_run, own = RunFolder(tmp_path / "trained"), Manifest(tmp_path / "own.json")
+    if trained:
+        Manifest(trained_run.manifest_file).record("data", trained)
+    if evaluated:
+        own.finish_stage("evaluate", {"loss": 1.0})
+    report = evaluated or account("here", num_examples=7)
+    context = SimpleNamespace(
+        data=SimpleNamespace(digest=report["digest"], report=report), trained_run=trained_run, manifest=own
+    )
+    assert stage._trained_on(context) == expected

@@ -51,11 +51,6 @@ def exact_key(digest: str) -> tuple[int, int]:
     return int(digest[:16], 16), int(digest[16:32], 16)
 
 
-def normalised_key(record: Record) -> int:
-    """A hash of a record's words, whatever their case, white space and punctuation."""
-    return int(word_runs([whole_text(record)]).keys[0])
-
-
 def signatures_of(texts: WordRuns) -> NDArray[np.uint32]:
     """MinHash signatures, [N, 64]: the share of equal values estimates the Jaccard likeness of two sets of runs."""
     from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue]

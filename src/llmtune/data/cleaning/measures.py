@@ -25,11 +25,10 @@ _MISREAD = re.compile(
 class Measures:
     """Columns of measures, a row a record."""
 
-    num_words: NDArray[np.int64]
-    num_characters: NDArray[np.int64]
-    repetition: NDArray[np.float64]
+    num_words: NDArray[np.int32]
+    repetition: NDArray[np.float32]
     """0 where nothing repeats itself, towards 1 where all does."""
-    odd_share: NDArray[np.float64]
+    odd_share: NDArray[np.float32]
     """Share of characters that no one types."""
 
 
@@ -38,10 +37,9 @@ def measure(records: Sequence[Record]) -> Measures:
     texts = [whole_text(record) for record in records]
     size = len(texts)
     return Measures(
-        num_words=np.fromiter(map(count_words, texts), np.int64, size),
-        num_characters=np.fromiter(map(len, texts), np.int64, size),
-        repetition=np.fromiter(map(repetition, texts), np.float64, size),
-        odd_share=np.fromiter(map(odd_share, texts), np.float64, size),
+        num_words=np.fromiter(map(count_words, texts), np.int32, size),
+        repetition=np.fromiter(map(repetition, texts), np.float32, size),
+        odd_share=np.fromiter(map(odd_share, texts), np.float32, size),
     )
 
 

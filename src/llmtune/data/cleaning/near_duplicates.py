@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmtune.data.cleaning.fingerprints import NUM_PERMUTATIONS
-from llmtune.data.cleaning.groups import Indices
+from llmtune.data.cleaning.groups import Indices, every_row, find, join, new_in
 
 SURE_ABOVE = 0.05
 """At this much above the threshold at least 95 of 100 pairs are found."""
@@ -92,7 +92,7 @@ def cluster_near(signatures: Path, threshold: float, num_listed: int = 100) -> N
     file = _SignatureFile(signatures)
     bands = bands_for(threshold)
     whole = file.band_hashes(0, NUM_PERMUTATIONS)
-    _, firsts, which = np.unique(whole, return_index=True, return_inverse=True)
+    firsts, which = _different(whole)
     del whole
     search = _Search(file, bands, firsts)
     before = search.hashes(bands.num_bands - 1)
@@ -100,8 +100,8 @@ def cluster_near(signatures: Path, threshold: float, num_listed: int = 100) -> N
         hashes = search.hashes(band)
         search.compare_in_buckets(hashes, before)
         before = hashes
-    roots = find(search.roots, np.arange(len(firsts)))
-    lowest = np.full(len(firsts), len(which), np.int64)
+    roots = find(search.roots, every_row(len(firsts)))
+    lowest = np.full(len(firsts), len(which), firsts.dtype)
     np.minimum.at(lowest, roots, firsts)
     pairs = sorted(search.pairs)
     listed = [NearPair(first, other, equal / NUM_PERMUTATIONS) for first, other, equal in pairs[:num_listed]]
@@ -115,7 +115,7 @@ class _Search:
         self._file = file
         self._bands = bands
         self._firsts = firsts
-        self.roots: Indices = np.arange(len(firsts))
+        self.roots = every_row(len(firsts))
         self.pairs: list[tuple[int, int, int]] = []
         """First row, other row and equal values of pairs that were joined."""
 
@@ -198,37 +198,21 @@ class _SignatureFile:
         return found
 
 
-def join(roots: Indices, rows: Indices, others: Indices) -> None:
-    """Join each row's cluster with the other's, in place: every row then leads to the lowest of its cluster."""
-    while len(rows):
-        left, right = find(roots, rows), find(roots, others)
-        apart = left != right
-        left, right = left[apart], right[apart]
-        rows, others = rows[apart], others[apart]
-        np.minimum.at(roots, np.maximum(left, right), np.minimum(left, right))
-
-
-def find(roots: Indices, rows: Indices) -> Indices:
-    """The lowest of each row's cluster."""
-    found = rows
-    while True:
-        above = roots[found]
-        top = roots[above]
-        if np.array_equal(above, top):
-            roots[rows] = top
-            return top
-        roots[found] = top  # halves the way for the next
-        found = top
+def _different(hashes: NDArray[np.uint64]) -> tuple[Indices, Indices]:
+    """The first row of each hash, in the hashes' order, and the place of each row's hash in it."""
+    which = every_row(len(hashes))
+    order = np.argsort(hashes, kind="stable").astype(which.dtype)
+    is_new = new_in(order, hashes)
+    which[order] = np.cumsum(is_new, dtype=which.dtype) - 1
+    return order[is_new], which
 
 
 def _shared(hashes: NDArray[np.uint64]) -> tuple[Indices, Indices]:
     """The rows whose hash another has too, by hash, and the number of each one's bucket."""
     order = np.argsort(hashes)
-    ordered = hashes[order]
-    is_new = np.ones(len(order), np.bool_)
-    is_new[1:] = ordered[1:] != ordered[:-1]
+    is_new = new_in(order, hashes)
     is_alone = is_new & np.append(is_new[1:], True)[: len(order)]
-    return order[~is_alone], np.cumsum(is_new, dtype=np.int64)[~is_alone]
+    return order[~is_alone], np.cumsum(is_new[~is_alone], dtype=np.int64)
 
 
 def _in_several(roots: Indices, buckets: Indices) -> NDArray[np.bool_]:

@@ -22,9 +22,9 @@ _SMALLEST_LOSS_DEVIATION = 0.05  # nats
 class Measured:
     """Columns in which outliers are looked for."""
 
-    num_words: NDArray[np.int64]
-    repetition: NDArray[np.float64]
-    odd_share: NDArray[np.float64]
+    num_words: NDArray[np.int32]
+    repetition: NDArray[np.float32]
+    odd_share: NDArray[np.float32]
 
 
 def find_outliers(columns: Measured) -> dict[str, Flags]:
@@ -34,7 +34,7 @@ def find_outliers(columns: Measured) -> dict[str, Flags]:
     measured by the median one, so that outliers don't widen it; only from 50 rows on. Repetition and odd characters
     have fixed bounds.
     """
-    lengths = np.log1p(columns.num_words.astype(np.float64))
+    lengths = np.log1p(columns.num_words.astype(np.float32))
     return {
         "length": _far_from_median(lengths, _SMALLEST_LENGTH_DEVIATION),
         "repetition": columns.repetition > MOST_REPETITION,
@@ -68,7 +68,7 @@ def _words(number: int) -> str:
     return f"{number:,} word" if number == 1 else f"{number:,} words"
 
 
-def _far_from_median(values: NDArray[np.float64], smallest: float) -> Flags:
+def _far_from_median(values: NDArray[np.float32 | np.float64], smallest: float) -> Flags:
     if len(values) < _FEWEST_ROWS:
         return np.zeros(len(values), np.bool_)
     distances = np.abs(values - np.median(values))

@@ -1,11 +1,13 @@
 """Personal data and secrets in records: e-mail addresses, phone, card and account numbers, keys.
 
 What is found is personal by its shape: check digits, prefixes, lengths. Names, street addresses and what only its
-meaning makes personal isn't found.
+meaning makes personal isn't found. Keys of objects, such as those of a tool's arguments, are looked at like their
+values: a chat template writes both.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import chain, count
 from typing import Any, NamedTuple
 
 from llmtune.data.cleaning.personal_data_emails import emails
@@ -17,6 +19,13 @@ KINDS: tuple[str, ...] = ("email", "phone", "card", "iban", "key")
 """What is looked for. A placeholder is the kind in capitals and brackets: `[EMAIL]`."""
 
 _SHORTEST = 6
+_OWN_KEYS = frozenset(
+    (
+        *("role", "content", "reasoning_content", "tool_calls", "tool_call_id", "name"),
+        *("id", "type", "function", "arguments", "description", "parameters", "properties", "required"),
+    )
+)
+"""Keys that nearly every conversation with tools has; none needs to be searched."""
 _BORDER = "\n\0\n"
 """What nothing that is looked for reaches across, and what hides nothing beside it."""
 _CLASS_MEMBERS = {
@@ -52,9 +61,10 @@ def find_personal_data(record: Record) -> list[str]:
 
 
 def mask_personal_data(record: Record) -> Record:
-    """The record with a placeholder in the place of each piece of personal data; keys of objects stay.
+    """The record with a placeholder in the place of each piece of personal data.
 
-    Nothing is found in what comes back. It is the same object where nothing was found.
+    Keys of an object that would be the same then are told apart by a number, such as `[EMAIL] 2`. Nothing is found in
+    what comes back. It is the same object where nothing was found.
     """
     if not find_personal_data(record):
         return record
@@ -103,7 +113,9 @@ def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        for inner in value.values():
+        for key, inner in value.items():
+            if key not in _OWN_KEYS:
+                yield key
             yield from _strings(inner)
     elif isinstance(value, list | tuple):
         for inner in value:
@@ -114,12 +126,24 @@ def _masked(value: Any) -> Any:
     if isinstance(value, str):
         return _masked_text(value)
     if isinstance(value, Mapping):
-        return {key: _masked(inner) for key, inner in value.items()}
+        return dict(zip(_masked_keys(list(value)), map(_masked, value.values()), strict=True))
     if isinstance(value, list):
         return [_masked(inner) for inner in value]
     if isinstance(value, tuple):
         return tuple(_masked(inner) for inner in value)
     return value
+
+
+def _masked_keys(keys_given: list[str]) -> list[str]:
+    """Keys of one object, each still another than the rest."""
+    masked = [key if key in _OWN_KEYS else _masked_text(key) for key in keys_given]
+    taken = {key for key, new in zip(keys_given, masked, strict=True) if key == new}
+    for place, (key, new) in enumerate(zip(keys_given, masked, strict=True)):
+        if key != new:
+            named = chain((new,), (f"{new} {number}" for number in count(2)))
+            masked[place] = next(name for name in named if name not in taken)
+            taken.add(masked[place])
+    return masked
 
 
 def _masked_text(text: str) -> str:

@@ -43,19 +43,17 @@ class TokenizerDescription:
         return self.backend is None
 
 
-def describe_tokenizer(tokenizer: Any, chat_template: str | None, end_token: str | None) -> TokenizerDescription:
+def describe_tokenizer(tokenizer: Any) -> TokenizerDescription:
     """What `ExampleTokenizer` needs of a tokenizer.
 
     Args:
         tokenizer: a transformers tokenizer.
-        chat_template: Jinja source that takes the place of the tokenizer's own template; None keeps that.
-        end_token: the token that ends an example; None takes the tokenizer's own.
 
     Raises:
         DataError: there is no end token, or the chat template isn't Jinja.
     """
-    end_id = _end_id(tokenizer, end_token)
-    own, for_tools = _templates(tokenizer) if chat_template is None else (chat_template, None)
+    end_id = _end_id(tokenizer)
+    own, for_tools = _templates(tokenizer)
     for source in filter(None, (own, for_tools)):
         _check_template(source)
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -75,14 +73,7 @@ def describe_tokenizer(tokenizer: Any, chat_template: str | None, end_token: str
     )
 
 
-def _end_id(tokenizer: Any, end_token: str | None) -> int:
-    if end_token is not None:
-        if end_token not in tokenizer.get_vocab():
-            raise DataError(
-                f"data.end_token={end_token!r} is not a token of the model's tokenizer; name one that it has, or add "
-                "it with data.add_tokens"
-            )
-        return int(tokenizer.convert_tokens_to_ids(end_token))
+def _end_id(tokenizer: Any) -> int:
     if tokenizer.eos_token_id is None:
         raise DataError(
             "the model's tokenizer has no end token (eos_token), so examples can't be ended; name one with "

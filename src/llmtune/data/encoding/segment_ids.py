@@ -11,6 +11,7 @@ from llmtune.data.encoding.description import TokenizerDescription
 from llmtune.data.encoding.encoders import make_encoder
 from llmtune.data.encoding.engine import TextEncoder
 from llmtune.data.encoding.layout import Draft, Segment
+from llmtune.data.shaping.values import is_unicode
 
 NOT_UNICODE = "half a character (a lone surrogate such as \\ud83d), which no tokenizer takes; write it whole"
 NO_PARTING = (
@@ -78,7 +79,7 @@ class SegmentIds:
         try:
             return list(encoder.encode(texts))
         except (TypeError, UnicodeError):
-            broken = [not _is_unicode(text) for text in texts]
+            broken = [not is_unicode(text) for text in texts]
             if not any(broken):
                 raise
         ids = encoder.encode(["" if is_broken else text for text, is_broken in zip(texts, broken, strict=True)])
@@ -93,11 +94,3 @@ class SegmentIds:
         if str in set(map(type, found)):
             answers = [next((part for part in parts if isinstance(part, str)), parts) for parts in answers]
         return answers
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeError:
-        return False
-    return True

@@ -1,8 +1,9 @@
 """From sources to tables: scan, decide, write, and the account of it."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +11,26 @@ import numpy as np
 
 from llmtune.config.data import DataConfig
 from llmtune.data.cleaning.near_duplicates import NearClusters, cluster_near
-from llmtune.data.decisions import SPLITS, Decisions
+from llmtune.data.deciding.decisions import SPLITS, Decisions
+from llmtune.data.deciding.splits import check_not_empty, decide, needs_near, why_too_few
 from llmtune.data.encoding.description import TokenizerDescription, describe_tokenizer
 from llmtune.data.encoding.fast_engine import EnginesDiffer
 from llmtune.data.encoding.library_engine import parallel_tokenizers
 from llmtune.data.encoding.tokenize import EncodingOptions
-from llmtune.data.preparing.encode import Dropped, Encoder, EncodeTask, WrittenSplit, write_tables
+from llmtune.data.preparing.encode import Encoder, EncodeTask, Lost, WrittenSplit, write_tables
 from llmtune.data.preparing.examples import BlockTask, ExampleReader
 from llmtune.data.preparing.report import Account, write_report
 from llmtune.data.preparing.scan import Scan, Scanner, gather
 from llmtune.data.preparing.workers import Workers, num_usable_cores
+from llmtune.data.reading.digests import changed
 from llmtune.data.reading.sources import Source
-from llmtune.data.splits import check_not_empty, decide, needs_near
+from llmtune.data.shaping.refusals import refusal
 from llmtune.data.token_table import write_order
 from llmtune.errors import DataError
 from llmtune.logs import progress, say, warn
 
 _MUCH_BYTES = 12 * 2**20
 """Size of the sources from which several processes pay for their start."""
-_MOST_REFUSED = 20
 
 
 def build(config: DataConfig, tokenizer: Any, sources: tuple[list[Source], list[Source]], folder: Path) -> None:
@@ -44,20 +46,33 @@ def build(config: DataConfig, tokenizer: Any, sources: tuple[list[Source], list[
         DataError: the examples can't be read, or leave a split empty.
     """
     every = Sources(*sources)
-    description = describe_tokenizer(tokenizer, None, None)
+    description = describe_tokenizer(tokenizer)
     reader = ExampleReader(tuple(source.rows for source in every.all), masks=config.personal_data == "mask")
     with Workers(_num_workers(config, every.all, description)) as workers:
         job = _Job(config, every, reader, workers, folder)
         scan, near = _scan(job)
         decisions = decide(scan.columns, config, near, every.weights)
-        tables, dropped = _encode(job, description, scan, decisions)
-    mistakes = [f"{row.where}: {row.reason}" for row in dropped if row.is_mistake]
-    _refuse(config, mistakes, len(mistakes))
-    _check_not_empty(config, every, decisions, tables, dropped)
+        tables, lost = _encode(job, description, scan, decisions)
+    _refuse(config, lost.listed_bad, lost.bad)
+    num_rows = {name: len(np.unique(table.rows)) for name, table in tables.items()}
+    _check_not_empty(job, decisions, num_rows, lost)
+    few = why_too_few(num_rows["test"], config)
     orders = {name: tables[name].examples_of(decisions.order(name)) for name in SPLITS}
     for name, order in orders.items():
         write_order(folder / f"{name}.order.npy", order)
-    write_report(folder, Account(config, every.all, every.is_eval, scan, decisions, tables, dropped, orders))
+    account = Account(
+        config=config,
+        sources=every.all,
+        is_eval=every.is_eval,
+        scan=scan,
+        decisions=decisions,
+        tables=tables,
+        lost=lost,
+        orders=orders,
+        warnings=[*filter(None, [few]), *decisions.warnings],
+        too_few_test=few is not None,
+    )
+    write_report(folder, account)
 
 
 @dataclass(frozen=True)
@@ -93,7 +108,7 @@ def _num_workers(config: DataConfig, sources: Sequence[Source], description: Tok
         return 0
     if config.num_workers is not None:
         return config.num_workers
-    num_bytes = sum(file["bytes"] for source in sources for file in source.origin.get("files", ()))
+    num_bytes = sum(source.num_bytes() for source in sources)
     return num_usable_cores() if num_bytes >= _MUCH_BYTES and num_usable_cores() > 1 else 0
 
 
@@ -115,7 +130,7 @@ def _scan(job: _Job) -> tuple[Scan, NearClusters | None]:
     signatures = job.folder / "signatures.bin"
     with signatures.open("wb") as file:
         scan = gather(job.workers.map(scanner, sources.tasks()), sources.is_eval, file if signs else None)
-    _refuse(config, scan.listed_bad, scan.bad.total())
+    _refuse(config, scan.listed_bad, scan.bad)
     num_rows = len(scan.columns.line)
     near = cluster_near(signatures, config.near_duplicate_threshold) if signs and num_rows else None
     signatures.unlink()
@@ -129,7 +144,7 @@ def _scan(job: _Job) -> tuple[Scan, NearClusters | None]:
 
 def _encode(
     job: _Job, description: TokenizerDescription, scan: Scan, decisions: Decisions
-) -> tuple[dict[str, WrittenSplit], list[Dropped]]:
+) -> tuple[dict[str, WrittenSplit], Lost]:
     """The kept rows as tables; once more with the library's tokenizer alone where the fast one fails its checks."""
     config = job.config
     options = EncodingOptions(config.max_seq_len, config.overlong, config.min_tokens, config.max_tokens)
@@ -147,25 +162,23 @@ def _kept_blocks(sources: Sources, scan: Scan, decisions: Decisions) -> Iterator
     num_rows, first = int((decisions.split >= 0).sum()), 0
     say(f"tokenising {num_rows:,} rows")
     with progress("prepare", num_rows) as line:
-        for task, size in zip(sources.tasks(), scan.block_sizes, strict=True):
+        for task, size in zip_longest(sources.tasks(), scan.block_sizes):
+            if task is None or size is None:
+                raise changed(scan.paths[-1] if task is None else task.block.path)
             split = decisions.split[first : first + size]
-            yield EncodeTask(task, split)
+            yield EncodeTask(task, split, sources.is_eval[task.source])
             first += size
             line.advance(int((split >= 0).sum()))
 
 
-def _refuse(config: DataConfig, listed: list[str], count: int) -> None:
-    if count and config.on_bad_record == "refuse":
-        shown = listed[:_MOST_REFUSED]
-        cure = "mend them, or set data.on_bad_record=skip to leave them out"
-        raise DataError(shown, count - len(shown), cure if count > 1 else "")
+def _refuse(config: DataConfig, listed: list[str], bad: Counter[str]) -> None:
+    if bad and config.on_bad_record == "refuse":
+        raise refusal(listed, bad, "mend them, or set data.on_bad_record=skip to leave them out")
 
 
-def _check_not_empty(
-    config: DataConfig, sources: Sources, decisions: Decisions, tables: dict[str, WrittenSplit], dropped: list[Dropped]
-) -> None:
-    lost = Counter(row.reason for row in dropped)
-    why = f" after {', '.join(f'{count:,} were dropped: {reason}' for reason, count in lost.items())}" if lost else ""
-    num_rows = {name: len(np.unique(table.rows)) for name, table in tables.items()}
-    training = bool(sources.training) and not (config.eval_path and decisions.overlap.listed)
-    check_not_empty(num_rows, config, why, training=training)
+def _check_not_empty(job: _Job, decisions: Decisions, num_rows: Mapping[str, int], lost: Lost) -> None:
+    """Check that tokenising has left each split some rows."""
+    found = lost.by_reason().items()
+    why = f" after {', '.join(f'{count:,} were dropped: {reason}' for reason, count in found)}" if found else ""
+    training = bool(job.sources.training) and not (job.config.eval_path and decisions.overlap.listed)
+    check_not_empty(num_rows, job.config, why, training=training)

@@ -3,24 +3,27 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from llmtune.data.decisions import SPLITS
+from llmtune.data.deciding.decisions import SPLITS
 from llmtune.data.encoding.description import TokenizerDescription
 from llmtune.data.encoding.example import TokenizedExample
 from llmtune.data.encoding.tokenize import EncodedRecord, EncodingOptions, ExampleTokenizer
 from llmtune.data.preparing.examples import BlockTask, ExampleReader
+from llmtune.data.reading.digests import changed
 from llmtune.data.records import Record, content_hash
+from llmtune.data.shaping.outcome import fault_in
 from llmtune.data.token_table import TokenTableWriter, example_digest, example_id, token_batch
 
 _BATCH = 512
 """Records that are tokenised in one call."""
+_MOST_LISTED = 1000
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class EncodeTask:
     block: BlockTask
     split: np.ndarray
     """int8 [n]: number of the split of each usable row, -1 for what is left out."""
+    is_eval: bool = False
+    """Whether the block is of a test file, which is measured whole: no bounds of tokens apply to it."""
 
 
 @dataclass
@@ -53,8 +58,7 @@ class Dropped:
 
     row: int
     """Usable row of the block."""
-    where: str
-    """Its place as `path:line`."""
+    line: int
     reason: str
     is_mistake: bool
 
@@ -63,6 +67,7 @@ class Dropped:
 class EncodedBlock:
     """What a block gives."""
 
+    path: str
     splits: dict[str, EncodedSplit]
     dropped: list[Dropped]
 
@@ -73,42 +78,55 @@ class Encoder:
     Args:
         reader: how blocks are read.
         description: the tokenizer.
-        options: lengths.
+        options: lengths; of a test file's rows none is left out for its length.
     """
 
     def __init__(self, reader: ExampleReader, description: TokenizerDescription, options: EncodingOptions) -> None:
         self._reader = reader
-        self._made_of = (description, options)
-        self._tokenize: ExampleTokenizer | None = None
+        self._description = description
+        self._options = options
+        self._made: dict[bool, ExampleTokenizer] = {}
+        """By whether it is for a test file."""
 
     def __getstate__(self) -> dict[str, object]:
-        return {**vars(self), "_tokenize": None}
+        return {**vars(self), "_made": {}}
 
     def __call__(self, task: EncodeTask) -> EncodedBlock:
-        """The block's tables."""
+        """The block's tables.
+
+        Raises:
+            DataError: the block isn't what it was in the first pass.
+        """
         parts = {name: _Part() for name in SPLITS}
         dropped: list[Dropped] = []
         kept = self._kept(task)
         while batch := list(islice(kept, _BATCH)):
             records = [record for _, record in batch]
-            for (row, record), encoded in zip(batch, self._encoded(records), strict=True):
+            for (row, record), encoded in zip(batch, self._tokenizer(task)(records), strict=True):
                 if encoded.dropped is not None:
-                    where = f"{record.source_path}:{record.source_line}"
-                    dropped.append(Dropped(row, where, encoded.dropped, encoded.is_mistake))
+                    dropped.append(Dropped(row, record.source_line, encoded.dropped, encoded.is_mistake))
                 else:
                     parts[SPLITS[task.split[row]]].add(row, record, encoded)
-        return EncodedBlock({name: part.finished() for name, part in parts.items()}, dropped)
+        return EncodedBlock(task.block.block.path, {name: part.finished() for name, part in parts.items()}, dropped)
 
     def _kept(self, task: EncodeTask) -> Iterator[tuple[int, Record]]:
         if not np.any(task.split >= 0):
             return
         usable = (found for found in self._reader.read(task.block) if isinstance(found, Record))
-        yield from ((row, self._reader.kept(record)) for row, record in enumerate(usable) if task.split[row] >= 0)
+        for row, (record, split) in enumerate(zip_longest(usable, task.split)):
+            if record is None or split is None:
+                raise changed(task.block.block.path)
+            if split >= 0:
+                yield row, self._reader.kept(record)
 
-    def _encoded(self, records: Sequence[Record]) -> list[EncodedRecord]:
-        if self._tokenize is None:
-            self._tokenize = ExampleTokenizer(*self._made_of)
-        return self._tokenize(records)
+    def _tokenizer(self, task: EncodeTask) -> ExampleTokenizer:
+        if task.is_eval not in self._made:
+            options = self._options
+            if task.is_eval:
+                overlong = "split" if options.overlong == "split" else "truncate"
+                options = replace(options, overlong=overlong, min_tokens=None, max_tokens=None)
+            self._made[task.is_eval] = ExampleTokenizer(self._description, options)
+        return self._made[task.is_eval]
 
 
 class _Part:
@@ -187,9 +205,51 @@ class WrittenSplit:
         return np.repeat(first, count) + within
 
 
+class Lost:
+    """The rows that gave no example once they were tokenised, over all sources; a few bytes each."""
+
+    def __init__(self) -> None:
+        self.bad: Counter[str] = Counter()
+        """Bad records by fault."""
+        self.listed_bad: list[str] = []
+        """The first of them as `path:line: reason`."""
+        self._reasons: dict[str, int] = {}
+        self._rows: list[np.ndarray] = []
+        self._numbers: list[np.ndarray] = []
+
+    def add(self, block: EncodedBlock, first_row: int) -> None:
+        """Take what a block lost; its rows are counted from `first_row`."""
+        numbers: list[int] = []
+        for row in block.dropped:
+            reason = fault_in(row.reason) if row.is_mistake else row.reason
+            numbers.append(self._reasons.setdefault(reason, len(self._reasons)))
+            if row.is_mistake:
+                self.bad[reason] += 1
+                if len(self.listed_bad) < _MOST_LISTED:
+                    self.listed_bad.append(f"{block.path}:{row.line}: {row.reason}")
+        if numbers:
+            self._rows.append(np.array([row.row for row in block.dropped], np.int64) + first_row)
+            self._numbers.append(np.array(numbers, np.int32))
+
+    @property
+    def rows(self) -> np.ndarray:
+        """int64 [L]: the rows, ascending."""
+        return np.concatenate([np.zeros(0, np.int64), *self._rows])
+
+    def by_reason(self, among: np.ndarray | None = None) -> Counter[str]:
+        """How many there are by reason.
+
+        Args:
+            among: bool [N] over all rows: which of them count; None counts all.
+        """
+        numbers = np.concatenate([np.zeros(0, np.int32), *self._numbers])
+        counts = np.bincount(numbers if among is None else numbers[among[self.rows]], minlength=len(self._reasons))
+        return Counter({reason: int(count) for reason, count in zip(self._reasons, counts, strict=True) if count})
+
+
 def write_tables(
     folder: Path, blocks: Iterable[EncodedBlock], block_sizes: Sequence[int]
-) -> tuple[dict[str, WrittenSplit], list[Dropped]]:
+) -> tuple[dict[str, WrittenSplit], Lost]:
     """Write each split's table, in the sources' order.
 
     Args:
@@ -198,10 +258,10 @@ def write_tables(
         block_sizes: usable rows of each block.
 
     Returns:
-        What was written by split, and the rows that gave no example, as rows over all sources.
+        What was written by split, and the rows that gave no example.
     """
     tables = {name: WrittenSplit() for name in SPLITS}
-    dropped: list[Dropped] = []
+    lost = Lost()
     first = 0
     with ExitStack() as files:
         writers = {name: files.enter_context(TokenTableWriter(folder / f"{name}.arrow")) for name in SPLITS}
@@ -209,6 +269,6 @@ def write_tables(
             for name, split in block.splits.items():
                 writers[name].write(split.batch)
                 tables[name].add(split, first)
-            dropped += [Dropped(row.row + first, row.where, row.reason, row.is_mistake) for row in block.dropped]
+            lost.add(block, first)
             first += size
-    return tables, dropped
+    return tables, lost

@@ -7,29 +7,31 @@ import os
 import shutil
 import time
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
 from llmtune.config.data import DataConfig
-from llmtune.data.decisions import SPLITS
+from llmtune.data.deciding.decisions import SPLITS
+from llmtune.data.encoding.description import describe_tokenizer
+from llmtune.data.encoding.fast_engine import SWITCH
+from llmtune.data.preparing.alone import alone
 from llmtune.data.preparing.build import build
-from llmtune.data.preparing.report import REPORT, read_report
-from llmtune.data.reading.digests import sha256_of
+from llmtune.data.preparing.report import TRAIN_ROWS, read_report, table_figures, without_rows
+from llmtune.data.preparing.verified import check_files
 from llmtune.data.reading.sources import Source, open_eval_sources, open_sources
 from llmtune.data.token_table import TokenTable
 from llmtune.logs import warn
-from llmtune.runs.manifest import write_json
 
-_SEEN = "seen.json"
-_WITHOUT_EFFECT = {"path", "id", "eval_path", "format", "sources", "write_clean", "num_workers"}
+_WITHOUT_EFFECT = {"path", "id", "eval_path", "format", "sources", "write_clean", "num_workers", "loss_outliers"}
 """Options that the sources' digests stand for, or that change nothing of what is written."""
-_LIBRARIES = ("tokenizers", "transformers", "rensa")
+_LIBRARIES = ("tokenizers", "transformers", "rensa", "fastokens", "jinja2", "pyarrow", "numpy", "datasets")
+_CODE_OUTSIDE = ("config/data.py", "config/row_columns.py", "credentials.py")
+"""Modules of other rooms that decide as well what is written."""
 _TICK_SECONDS = 0.02
 """More than the smallest difference between two times that file systems tell apart."""
 
@@ -48,24 +50,30 @@ class PreparedData:
     """Plain JSON values, as `llmtune.data.preparing.report` describes."""
     sources: tuple[Source, ...] = ()
     """Where the examples come from, but for those of a test file."""
+    left_out: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """int64 [K]: rows that gave training examples and give none any more, counted as in `KEPT`."""
 
     def split(self, name: str) -> TokenTable:
         """The split named train, validation or test."""
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
     def without(self, left_out: np.ndarray, reason: str) -> "PreparedData":
-        """The data without some training examples.
+        """The data without some training examples; a row of which none stays counts as dropped.
+
+        What was counted as rows became tokens (lengths, what was cut, windows) stays as it was of all rows.
 
         Args:
             left_out: bool [N] over the training split.
             reason: why, for the account.
         """
         digest = hashlib.sha256(self.digest.encode() + np.packbits(left_out).tobytes()).hexdigest()
-        train = self.train.without(left_out)
-        split = self.report["splits"]["train"] | {"num_examples": len(train)}
-        left = self.report.get("left_out_later", {}) | {reason: int(left_out.sum())}
-        report = self.report | {"splits": self.report["splits"] | {"train": split}, "left_out_later": left}
-        return replace(self, train=train, digest=digest, report=report)
+        row_of, train = np.load(self.folder / TRAIN_ROWS, allow_pickle=False), self.train.without(left_out)
+        rows = row_of[train.order]
+        gone = np.setdiff1d(row_of[self.train.order], rows)
+        report = without_rows(self.report, gone, reason)
+        split = report["splits"]["train"] | table_figures(train, rows)
+        report["splits"] = report["splits"] | {"train": split}
+        return replace(self, train=train, digest=digest, report=report, left_out=np.union1d(self.left_out, gone))
 
 
 def prepare_data(config: DataConfig, tokenizer: Any, tokenizer_digest: str, cache_dir: Path) -> PreparedData:
@@ -85,7 +93,8 @@ def prepare_data(config: DataConfig, tokenizer: Any, tokenizer_digest: str, cach
     key = _cache_key(config, tokenizer, tokenizer_digest, [sources, eval_sources])
     folder = cache_dir / "prepared" / key
     found = _found_or_built(folder, lambda building: build(config, tokenizer, (sources, eval_sources), building))
-    return replace(found, sources=tuple(sources))
+    report = found.report | {"sources": list(_as_they_are(found.report["sources"], [*sources, *eval_sources]))}
+    return replace(found, sources=tuple(sources), report=report)
 
 
 def open_prepared(folder: Path) -> PreparedData:
@@ -94,10 +103,10 @@ def open_prepared(folder: Path) -> PreparedData:
     A file that is as it was when its sha256 was last found right (size, times and inode) isn't read for it again.
 
     Raises:
-        OSError, ValueError, KeyError: a file is missing or damaged.
+        OSError, ValueError: a file is missing or damaged.
     """
     report = read_report(folder)
-    _check_files(folder, report["files"])
+    check_files(folder, report["files"])
     tables = {name: TokenTable(folder / f"{name}.arrow", folder / f"{name}.order.npy") for name in SPLITS}
     return PreparedData(
         train=tables["train"],
@@ -109,14 +118,20 @@ def open_prepared(folder: Path) -> PreparedData:
     )
 
 
+def _as_they_are(known: Sequence[dict[str, Any]], sources: Sequence[Source]) -> Iterator[dict[str, Any]]:
+    """The account of each source with where it is now, and what is known of it now: a licence, say."""
+    for entry, source in zip(known, sources, strict=True):
+        yield entry | {key: value for key, value in source.origin.items() if value is not None}
+
+
 def _found_or_built(folder: Path, build_in: Callable[[Path], None]) -> PreparedData:
     """What stands in a folder, whole; built by one process while others wait for it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.parent / f"{folder.name}.lock"):
+    with alone(folder.parent / f"{folder.name}.lock", "preparing the data"):
         if folder.exists():
             try:
                 return open_prepared(folder)
-            except (OSError, ValueError, KeyError) as error:
+            except (OSError, ValueError) as error:
                 warn(f"prepared data in {folder} is damaged ({error}); it is built again")
                 shutil.rmtree(folder)
         for unfinished in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed: we hold the lock
@@ -125,52 +140,46 @@ def _found_or_built(folder: Path, build_in: Callable[[Path], None]) -> PreparedD
         try:
             building.mkdir()
             build_in(building)
+            time.sleep(_TICK_SECONDS)  # whatever changes from now on has another time than what was remembered
             building.replace(folder)
         finally:
             shutil.rmtree(building, ignore_errors=True)
-        time.sleep(_TICK_SECONDS)
-        _remember_files(folder, read_report(folder)["files"])
         return open_prepared(folder)
-
-
-def _check_files(folder: Path, digests: Mapping[str, str]) -> None:
-    seen = folder / _SEEN
-    try:
-        known = json.loads(seen.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        known = {}
-    if known == {name: _stamp(folder / name) for name in (*digests, REPORT)}:
-        return
-    for name, digest in digests.items():
-        if sha256_of(folder / name) != digest:
-            raise ValueError(f"{name} has another sha256 than when it was written")
-    _remember_files(folder, digests)
-
-
-def _remember_files(folder: Path, digests: Mapping[str, str]) -> None:
-    write_json(folder / _SEEN, {name: _stamp(folder / name) for name in (*digests, REPORT)})
-
-
-def _stamp(file: Path) -> list[int]:
-    status = file.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def _cache_key(config: DataConfig, tokenizer: Any, tokenizer_digest: str, sources: Sequence[list[Source]]) -> str:
     options = {name: value for name, value in asdict(config).items() if name not in _WITHOUT_EFFECT}
     read = [[(part.name, part.digest, asdict(part.rows), part.weight) for part in parts] for parts in sources]
-    versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
-    template = getattr(tokenizer, "chat_template", None)
-    content = [_code_digest(), versions, unicodedata.unidata_version, read, tokenizer_digest, template, options]
+    versions = [*_versions(), unicodedata.unidata_version, os.environ.get(SWITCH) == "0"]
+    content = [_code_digest(), versions, read, tokenizer_digest, _described(tokenizer), options]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def _described(tokenizer: Any) -> dict[str, Any]:
+    """What encoding takes from a tokenizer beside its rules, of which there is a digest."""
+    description = describe_tokenizer(tokenizer)
+    names = {entry.name for entry in fields(description)} - {"backend", "tokenizer"}
+    return {name: getattr(description, name) for name in sorted(names)}
+
+
+@lru_cache
+def _versions() -> tuple[str | None, ...]:
+    """Versions of the libraries that take part in what is written, as far as they are installed."""
+    installed = []
+    for name in _LIBRARIES:
+        try:
+            installed.append(importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            installed.append(None)
+    return tuple(installed)
 
 
 @lru_cache
 def _code_digest() -> str:
-    """Tells apart the versions of this room, which decides what is written."""
-    room = Path(__file__).parents[1]
+    """Tells apart the versions of the code that decides what is written: this room, and some modules beside it."""
+    root = Path(__file__).parents[2]
     digest = hashlib.sha256()
-    for file in sorted(room.rglob("*.py")):
-        digest.update(f"{file.relative_to(room).as_posix()}\0".encode())
+    for file in sorted([*(root / "data").rglob("*.py"), *(root / name for name in _CODE_OUTSIDE)]):
+        digest.update(f"{file.relative_to(root).as_posix()}\0".encode())
         digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()

@@ -18,10 +18,10 @@ import numpy as np
 from llmtune.config.data import DataConfig
 from llmtune.data.cleaning.outliers import Measured, describe_outlier
 from llmtune.data.cleaning.personal_data import KINDS
-from llmtune.data.decisions import DROPPED, SPLITS, Decisions
-from llmtune.data.preparing.encode import Dropped, WrittenSplit
+from llmtune.data.deciding.decisions import DROPPED, SPLITS, Decisions
+from llmtune.data.preparing.encode import Lost, WrittenSplit
 from llmtune.data.preparing.scan import Scan
-from llmtune.data.reading.digests import sha256_of
+from llmtune.data.preparing.verified import digest_files
 from llmtune.data.reading.sources import Source
 from llmtune.data.shaping.shapes import why_shape
 from llmtune.data.token_table import TokenTable
@@ -30,6 +30,10 @@ from llmtune.runs.manifest import write_json
 REPORT = "report.json"
 KEPT = "kept.npy"
 """int8 [N]: the split of each row that holds an example, in the sources' order; -1 where it was left out."""
+TRAIN_ROWS = "train.rows.npy"
+"""int64 [M]: of each stored training example, the row that it is made of, counted as in `KEPT`."""
+LOSS_OUTLIER = "the base model's loss stands out"
+"""Why a row is left out of training once its loss is known."""
 _MOST_LISTED = 200
 _BINS = 40
 
@@ -44,16 +48,19 @@ class Account:
     scan: Scan
     decisions: Decisions
     tables: Mapping[str, WrittenSplit]
-    dropped: Sequence[Dropped]
+    lost: Lost
     """Rows that gave no example once they were tokenised."""
     orders: Mapping[str, np.ndarray]
     """Stored examples of each split, in the order in which they count."""
+    warnings: Sequence[str]
+    too_few_test: bool
+    """Whether the test set, as it was written, is too small for any claim."""
 
     @property
     def split(self) -> np.ndarray:
         """int8 [N]: where each row ended."""
         split = self.decisions.split.copy()
-        split[[row.row for row in self.dropped]] = DROPPED
+        split[self.lost.rows] = DROPPED
         return split
 
 
@@ -61,11 +68,12 @@ def write_report(folder: Path, account: Account) -> None:
     """Write `report.json` beside the tables, and which rows were kept."""
     split = account.split
     np.save(folder / KEPT, split, allow_pickle=False)
+    np.save(folder / TRAIN_ROWS, account.tables["train"].rows, allow_pickle=False)
     sources = [_source(account, number, split) for number in range(len(account.sources))]
-    files = [*(f"{name}{ending}" for name in SPLITS for ending in (".arrow", ".order.npy")), KEPT]
+    files = [*(f"{name}{ending}" for name in SPLITS for ending in (".arrow", ".order.npy")), KEPT, TRAIN_ROWS]
     report = {
         "digest": _digest(account),
-        "files": {name: sha256_of(folder / name) for name in files},
+        "files": digest_files(folder, files),
         "sources": sources,
         "rows": _total(sources),
         "splits": {name: _split(folder, name, account) for name in SPLITS},
@@ -74,8 +82,8 @@ def write_report(folder: Path, account: Account) -> None:
         "outliers": _outliers(account),
         "personal_data": _personal_data(account),
         "bad_records": _bad_records(account),
-        "warnings": list(account.decisions.warnings),
-        "too_few_test": account.decisions.too_few_test,
+        "warnings": list(account.warnings),
+        "too_few_test": account.too_few_test,
     }
     write_json(folder / REPORT, {**report, "own_sha256": _sha256(report)})
 
@@ -84,12 +92,50 @@ def read_report(folder: Path) -> dict[str, Any]:
     """What `write_report` wrote.
 
     Raises:
-        OSError, ValueError, KeyError: it is missing or damaged.
+        OSError, ValueError: it is missing or damaged.
     """
-    report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-    if report.pop("own_sha256") != _sha256(report):
+    try:
+        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    except RecursionError:
+        report = None
+    if not isinstance(report, dict) or report.pop("own_sha256", None) != _sha256(report):
         raise ValueError(f"{REPORT} isn't what was written")
     return report
+
+
+def without_rows(report: Mapping[str, Any], rows: np.ndarray, reason: str) -> dict[str, Any]:
+    """The account with some training rows left out after all; in each source, rows in = kept + dropped still holds.
+
+    Args:
+        report: the account before.
+        rows: int64 [K]: which rows, counted over all sources.
+        reason: why.
+    """
+    ends = np.cumsum([source["num_read"] for source in report["sources"]])
+    counts = np.bincount(np.searchsorted(ends, rows, side="right"), minlength=len(ends))
+    sources = [_moved(source, int(count), reason) for source, count in zip(report["sources"], counts, strict=True)]
+    return {**report, "sources": sources, "rows": _total(sources)}
+
+
+def table_figures(table: TokenTable, rows: np.ndarray) -> dict[str, Any]:
+    """What can be counted in a table of N examples.
+
+    Args:
+        table: the examples.
+        rows: int64 [N]: the row that each of them is made of.
+    """
+    num_tokens, num_supervised = int(table.num_tokens.sum()), int(table.num_supervised_tokens.sum())
+    return {
+        "num_rows": len(np.unique(rows)),
+        "num_examples": len(table),
+        "num_tokens": num_tokens,
+        "num_supervised_tokens": num_supervised,
+        "supervised_share": num_supervised / num_tokens if num_tokens else 0.0,
+        "num_supervised_bytes": int(table.num_supervised_bytes.sum()),
+        "mean_tokens": num_tokens / len(table) if len(table) else 0.0,
+        "longest_tokens": int(table.num_tokens.max()) if len(table) else 0,
+        "num_repeated": len(table) - len(np.unique(table.order)),
+    }
 
 
 def _sha256(report: Mapping[str, Any]) -> str:
@@ -101,7 +147,7 @@ def _source(account: Account, number: int, split: np.ndarray) -> dict[str, Any]:
     source, scan = account.sources[number], account.scan.sources[number]
     mine = account.scan.columns.source == number
     dropped = Counter(scan.dropped) + Counter(account.decisions.num_dropped(mine))
-    dropped += Counter(row.reason for row in account.dropped if mine[row.row])
+    dropped += account.lost.by_reason(mine)
     kept = {name: int(np.count_nonzero(mine & (split == place))) for place, name in enumerate(SPLITS)}
     assert scan.num_rows == sum(kept.values()) + dropped.total(), (source.name, scan.num_rows, kept, dropped)
     return {
@@ -111,12 +157,22 @@ def _source(account: Account, number: int, split: np.ndarray) -> dict[str, Any]:
         "digest": source.digest,
         "weight": source.weight,
         "rows": scan.num_rows,
+        "num_read": int(np.count_nonzero(mine)),
         "kept": kept,
         "dropped": dict(dropped),
         "shapes": dict(scan.shapes),
         "why_shape": why_shape(scan.read_columns, source.rows),
         "unread_columns": sorted(name.encode("utf-8", "backslashreplace").decode() for name in scan.unread_columns),
     }
+
+
+def _moved(source: Mapping[str, Any], count: int, reason: str) -> dict[str, Any]:
+    """A source of which so many training rows were left out later."""
+    if not count:
+        return dict(source)
+    kept = source["kept"] | {"train": source["kept"]["train"] - count}
+    dropped = source["dropped"] | {reason: source["dropped"].get(reason, 0) + count}
+    return {**source, "kept": kept, "dropped": dropped}
 
 
 def _total(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -128,23 +184,14 @@ def _total(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _split(folder: Path, name: str, account: Account) -> dict[str, Any]:
     table = TokenTable(folder / f"{name}.arrow", folder / f"{name}.order.npy")
     written, counts = account.tables[name], account.tables[name].counts
-    num_tokens, num_supervised = int(table.num_tokens.sum()), int(table.num_supervised_tokens.sum())
     return {
-        "num_rows": len(np.unique(written.rows)),
-        "num_examples": len(table),
-        "num_tokens": num_tokens,
-        "num_supervised_tokens": num_supervised,
-        "supervised_share": num_supervised / num_tokens if num_tokens else 0.0,
-        "num_supervised_bytes": int(table.num_supervised_bytes.sum()),
-        "mean_tokens": num_tokens / len(table) if len(table) else 0.0,
-        "longest_tokens": int(table.num_tokens.max()) if len(table) else 0,
+        **table_figures(table, written.rows[table.order]),
         "longest_uncut_tokens": int(written.lengths.max()) if len(written.lengths) else 0,
         "num_truncated": counts["truncated"],
         "num_cut_tokens": counts["cut_tokens"],
         "num_windows": counts["windows"],
         "num_by_turn": counts["by_turn"],
         "num_thinking_dropped": counts["thinking_dropped"],
-        "num_repeated": len(table) - len(np.unique(account.orders[name])),
         "lengths": _lengths(written.lengths),
     }
 
@@ -201,9 +248,8 @@ def _personal_data(account: Account) -> dict[str, Any]:
 
 
 def _bad_records(account: Account) -> dict[str, Any]:
-    late = [row for row in account.dropped if row.is_mistake]
-    by_reason = account.scan.bad + Counter(row.reason for row in late)
-    listed = [*account.scan.listed_bad, *(f"{row.where}: {row.reason}" for row in late)]
+    by_reason = account.scan.bad + account.lost.bad
+    listed = [*account.scan.listed_bad, *account.lost.listed_bad]
     return {"count": by_reason.total(), "by_reason": dict(by_reason), "listed": listed[:_MOST_LISTED]}
 
 

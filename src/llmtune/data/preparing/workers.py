@@ -4,17 +4,20 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from llmtune.errors import LlmtuneError
+from llmtune.errors import LlmtuneError, as_llmtune_error
 
 _AHEAD = 2
 """Tasks a process that may wait for it, or for their results to be taken."""
@@ -34,7 +37,8 @@ class Workers:
     """Several processes of one thread each, or none: then this one works. Use as a context manager.
 
     They are commands of their own, not forks, so that neither threads of this process nor a script without a main
-    guard can hurt; they end with this process, however it ends.
+    guard can hurt. They take no module from the working folder. Ctrl-C reaches this process alone, as they are in
+    sessions of their own; they end with this process, however it ends.
 
     Args:
         num_workers: how many; 0 does the work here.
@@ -50,7 +54,9 @@ class Workers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for process in self._processes:
-            process.stop()
+            process.hang_up()
+        for process in self._processes:
+            process.wait()
 
     def map(self, work: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
         """The result of each task, in the tasks' order; tasks are drawn as they are needed.
@@ -60,7 +66,8 @@ class Workers:
             tasks: what it is done with.
 
         Raises:
-            LlmtuneError: a process was ended from outside. What `work` raises is raised here too.
+            LlmtuneError: a process was ended from outside. What `work` raises is raised here too; what isn't for a
+                user carries the process's traceback as a note.
         """
         if not self._processes:
             yield from map(work, tasks)
@@ -104,9 +111,9 @@ class _Process:
             "OMP_NUM_THREADS": "1",
             "FASTOKENS_BPE_THREADS": "1",
         }
-        command = [sys.executable, "-m", __name__, str(other.fileno())]
+        command = [sys.executable, "-P", "-m", __name__, str(other.fileno())]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, env=environment, pass_fds=[other.fileno()], cwd=Path.cwd()
+            command, stdin=subprocess.DEVNULL, env=environment, pass_fds=[other.fileno()], start_new_session=True
         )
         other.close()
 
@@ -125,9 +132,12 @@ class _Process:
             raise content
         return content
 
-    def stop(self) -> None:
-        """End the process: by itself where it is idle, else by force."""
+    def hang_up(self) -> None:
+        """Let the process end by itself once it is idle."""
         self._connection.close()
+
+    def wait(self) -> None:
+        """Wait for its end, and bring it about by force where it takes long."""
         try:
             self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -153,22 +163,46 @@ def serve(connection: Connection) -> None:
     while True:
         try:
             kind, content = connection.recv()
-        except EOFError:
+        except (EOFError, OSError):
             return
         if kind == "work":
             work = content
             continue
         assert work is not None
+        answer = _answer(work, content)
         try:
-            answer = (True, work(content))
-        except Exception as error:
-            answer = (False, error)
-        try:
-            connection.send(answer)
+            connection.send_bytes(answer)
         except OSError:
             return
 
 
+def _answer(work: Callable[[Any], Any], content: Any) -> memoryview:
+    """What `ask` gets: whether there is a result, and the result or the error in its place."""
+    try:
+        return ForkingPickler.dumps((True, work(content)))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # such as a panic of a library in Rust
+        return ForkingPickler.dumps((False, _sendable(error)))
+
+
+def _sendable(error: BaseException) -> Exception:
+    """The error, or one that says the same where it can't be sent as it is; with its traceback where it is a bug."""
+    if isinstance(error, Exception) and _arrives(error):
+        told = error
+    else:
+        told = RuntimeError(f"{type(error).__name__}: {error}")
+    if as_llmtune_error(told) is None:
+        told.add_note(f"in a process that prepares the data:\n{traceback.format_exc()}")
+    return told
+
+
+def _arrives(error: Exception) -> bool:
+    with suppress(Exception):
+        ForkingPickler.loads(ForkingPickler.dumps(error))  # pyright: ignore[reportAttributeAccessIssue]
+        return True
+    return False
+
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the first process decides
     serve(Connection(int(sys.argv[1])))

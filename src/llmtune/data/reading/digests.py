@@ -38,8 +38,8 @@ def sha256_of(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def file_digest(file: Path, cache_dir: Path) -> str:
-    """Hex sha256 of a file's bytes, from memory where the file is as it was when it was last read.
+def stamped_digest(file: Path, cache_dir: Path) -> tuple[Stamp, str]:
+    """How a file stands, and the hex sha256 of its bytes as that, from memory where it stood so when it was last read.
 
     Args:
         file: the file.
@@ -48,11 +48,6 @@ def file_digest(file: Path, cache_dir: Path) -> str:
     Raises:
         DataError: the file changed while it was read.
     """
-    return stamped_digest(file, cache_dir)[1]
-
-
-def stamped_digest(file: Path, cache_dir: Path) -> tuple[Stamp, str]:
-    """How a file stands, and its sha256 as that; see `file_digest`."""
     path = str(file.resolve()).encode("utf-8", "backslashreplace").decode()  # a name need not be text
     store = cache_dir / _FOLDER / f"{hashlib.sha256(path.encode()).hexdigest()[:32]}.json"
     stamp = stamp_of(file)

@@ -10,6 +10,7 @@ from typing import Any
 from llmtune.data.reading.csv_rows import DELIMITERS, delimiter_of, header_of
 from llmtune.data.reading.not_read import why_binary, why_other_encoding
 from llmtune.data.reading.streams import CutShort, read_chunks
+from llmtune.data.shaping.forms import SHAPES_IN_WORDS
 from llmtune.errors import DataError
 
 ENDINGS = {
@@ -43,7 +44,6 @@ COLUMNS = frozenset(
     ]
 )
 """Names that tell a table's header from other text."""
-ROWS_NEED = "rows need `text`, `prompt` and `completion`, `instruction` and `output`, or `messages`"
 _PARQUET = b"PAR1"
 _PACKED = ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"))
 _SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
@@ -116,7 +116,7 @@ def kind_of(file: Path, asked: Asked) -> Kind:
     with file.open("rb") as stream:
         start = stream.read(4)
     if not start:
-        raise DataError(f"{asked.path}:1: the file is empty; {ROWS_NEED}")
+        raise DataError(f"{asked.path}:1: the file is empty; rows need {SHAPES_IN_WORDS}")
     compression = _compression(start)
     head, is_whole = _head(file, compression, asked)
     if head.startswith(_PARQUET):

@@ -1,15 +1,20 @@
 """Which files a path, a folder or a glob names."""
 
 import difflib
+import errno
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from llmtune.errors import DataError
 
 _NOT_DATA = ("readme", "license", "licence")
+_ALIKE = 0.6
+"""Likeness of names, but for their endings, from which one is suggested for the other."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,10 @@ def find_places(path: str, key: str) -> Found:
     Raises:
         DataError: there is none; the nearest name beside it is suggested.
     """
-    place = Path(path).expanduser()
+    try:
+        place = Path(path).expanduser()
+    except RuntimeError:
+        raise DataError(f"{key}={path}: there is no such user; write the path without ~") from None
     if place.is_file():
         return Found([Place(path, place, "")], [])
     if place.is_dir():
@@ -57,10 +65,59 @@ def find_places(path: str, key: str) -> Found:
         return _among(base, base, files, f"{key}={path}: no file fits this glob")
     if place.exists():
         raise DataError(f"{key}={path}: neither a file nor a folder; store the rows in a file")
+    if place.is_symlink():
+        raise DataError(f"{key}={path}: {_why_dead(place)}; mend the link, or set {key} to the file itself")
+    raise DataError(f"{key}={path}: there is no such file; {_hint(place, key)}")
+
+
+def _hint(place: Path, key: str) -> str:
+    file = next((part for part in place.parents if part.is_file()), None)
+    if file is not None:
+        return f"{file} is a file, not a folder"
     beside = [entry.name for entry in place.parent.iterdir()] if place.parent.is_dir() else []
-    nearest = difflib.get_close_matches(place.name, beside, n=1)
-    hint = f"did you mean {place.parent / nearest[0]}?" if nearest else f"set {key} to a file that is there"
-    raise DataError(f"{key}={path}: there is no such file; {hint}")
+    # A short name's ending alone would make it like any other.
+    alike = [name for name in beside if difflib.SequenceMatcher(None, _stem(place.name), _stem(name)).ratio() >= _ALIKE]
+    nearest = difflib.get_close_matches(place.name, alike, n=1)
+    return f"did you mean {place.parent / nearest[0]}?" if nearest else f"set {key} to a file that is there"
+
+
+def _stem(name: str) -> str:
+    return name.lstrip(".").partition(".")[0].lower()
+
+
+def _why_dead(link: Path) -> str:
+    """What is wrong with a link that leads to nothing."""
+    try:
+        link.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return "this link leads back to itself"
+    return f"this is a link to {link.readlink()}, which isn't there"
+
+
+def leads_to(path: str, file: Path) -> bool:
+    """Whether a path that was typed names a file, or would once the file is there."""
+    place = Path(path).expanduser()
+    if place.is_file():
+        return place.resolve() == file.resolve() or (file.exists() and place.samefile(file))
+    if place.is_dir():
+        return file.resolve().is_relative_to(place.resolve())
+    base, found = _fixed_part(place), file.resolve()
+    pattern = place.parts[len(base.parts) :]
+    if found.is_relative_to(base.resolve()) and _fits(found.relative_to(base.resolve()).parts, pattern):
+        return True
+    with suppress(ValueError):  # not a glob, which `find_places` says
+        return file.exists() and any(entry.samefile(file) for entry in base.glob("/".join(pattern)) if entry.exists())
+    return False
+
+
+def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether the parts of a path fit those of a glob, of which `**` stands for any number."""
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return _fits(parts, pattern[1:]) or (bool(parts) and _fits(parts[1:], pattern))
+    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
 
 
 def _among(typed: Path, base: Path, files: Iterable[Path], nothing: str) -> Found:

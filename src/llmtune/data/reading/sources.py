@@ -17,6 +17,7 @@ from llmtune.config.data import (
     RowConfig,
     SourceConfig,
 )
+from llmtune.config.row_columns import EvalRowConfig
 from llmtune.data.reading.blocks import Block
 from llmtune.data.reading.embedded import LICENCE, PACKAGES, embedded_blocks, embedded_digest, installed_packages
 from llmtune.data.reading.files import DataFile, digest_of, open_files
@@ -37,6 +38,8 @@ class Source:
     rows: RowConfig
     """How its rows are read."""
     make_blocks: Callable[[], Iterable[Block]] = field(repr=False, compare=False)
+    num_bytes: Callable[[], int] = field(default=int, repr=False, compare=False)
+    """About how much there is to read; of a data set on the Hub it is known once that is loaded."""
     weight: float = 1.0
     """How often an epoch takes each training example."""
 
@@ -76,17 +79,15 @@ def open_eval_sources(config: DataConfig, cache_dir: Path) -> list[Source]:
     """The source that is the test set alone, none where the test set is cut from the examples; see `open_sources`."""
     if config.eval_path is None:
         return []
-    rows = _rows(config) if isinstance(config, RowConfig) else RowConfig()
-    rows = dataclasses.replace(rows, licence=None)
-    return [_file_source(config.eval_path, "auto", "data.eval_path", rows, cache_dir)]
+    return [_file_source(config.eval_path, "auto", "data.eval_path", _eval_rows(config), cache_dir)]
 
 
 def _mixed(config: SourceConfig, number: int, cache_dir: Path) -> Source:
     key = f"data.sources[{number}]"
     if config.path is None:
-        source = _hub_source(_query(config, key), _rows(config))
+        source = _hub_source(_query(config, key), config)
     else:
-        source = _file_source(config.path, config.format, f"{key}.path", _rows(config), cache_dir)
+        source = _file_source(config.path, config.format, f"{key}.path", config, cache_dir)
     return dataclasses.replace(source, weight=config.weight)
 
 
@@ -100,7 +101,8 @@ def _file_source(path: str, file_format: str, key: str, rows: RowConfig, cache_d
         "licence": rows.licence,
         "sha256": files[0].sha256 if len(files) == 1 else digest,
     }
-    return Source(path, digest, origin, rows, lambda: _blocks_of(files, rows))
+    num_bytes = sum(file.stamp.size for file in files)
+    return Source(path, digest, origin, rows, lambda: _blocks_of(files, rows), lambda: num_bytes)
 
 
 def _blocks_of(files: list[DataFile], rows: RowConfig) -> Iterator[Block]:
@@ -139,13 +141,16 @@ def _hub_source(query: HubQuery, rows: RowConfig) -> Source:
     origin = {"kind": "hub", "id": query.id, "revision": revision, "subset": query.subset, "split": query.split}
     origin |= {"licence": rows.licence or commit.licence, "sha256": digest}
 
-    def blocks() -> Iterator[Block]:
+    def loaded() -> Any:
         nonlocal table
         table = load(query, commit) if table is None else table
         origin["subset"] = query.subset or table.info.config_name
-        yield from hub_blocks(query, table)
+        return table
 
-    return Source(query.name, digest, origin, rows, blocks)
+    def blocks() -> Iterator[Block]:
+        yield from hub_blocks(query, loaded())
+
+    return Source(query.name, digest, origin, rows, blocks, lambda: loaded().data.nbytes)
 
 
 def _query(config: HubDataConfig | SourceConfig, key: str) -> HubQuery:
@@ -154,7 +159,23 @@ def _query(config: HubDataConfig | SourceConfig, key: str) -> HubQuery:
 
 def _rows(config: RowConfig) -> RowConfig:
     """The part of a config that says how rows are read."""
-    return RowConfig(**{entry.name: getattr(config, entry.name) for entry in dataclasses.fields(RowConfig)})
+    return RowConfig(**_row_keys(config))
+
+
+def _row_keys(config: RowConfig) -> dict[str, Any]:
+    return {entry.name: getattr(config, entry.name) for entry in dataclasses.fields(RowConfig)}
+
+
+def _eval_rows(config: DataConfig) -> EvalRowConfig:
+    """How a test file is read: as the training data are, where all of them are read alike."""
+    sources = config.sources if isinstance(config, MixtureConfig) else [config] if isinstance(config, RowConfig) else []
+    kinds = [_row_keys(source) | {"licence": None, "group_column": None} for source in sources]
+    if not kinds or any(kind != kinds[0] for kind in kinds):
+        return EvalRowConfig(keys_in="nowhere")
+    groups = {source.group_column for source in sources} - {None}
+    group = groups.pop() if len(groups) == 1 else None
+    keys_in = "sources" if isinstance(config, MixtureConfig) else "data"
+    return EvalRowConfig(**{**kinds[0], "group_column": group, "keys_in": keys_in})
 
 
 def _digest(*parts: str | None) -> str:

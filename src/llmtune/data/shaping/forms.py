@@ -49,3 +49,7 @@ def _forms(rows: RowConfig, shape: str) -> list[Form]:
     optional = tuple(column_names(rows, key)[0] for key in optional_keys)
     names = product(*(column_names(rows, key) for key in keys))
     return [Form(shape, it, keys, optional, " and ".join(f"`{column}`" for column in it)) for it in names]
+
+
+SHAPES_IN_WORDS = forms_in_words(forms_of(RowConfig()))
+"""What a row may be made of, where no key says more."""

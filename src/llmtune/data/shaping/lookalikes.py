@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from llmtune.config.data import RowConfig
-from llmtune.config.row_columns import as_typed
+from llmtune.config.row_columns import COLUMN, how_to_set
 
 _QUESTIONS = ("prompt", "instruction", "question", "query", "problem", "input", "user", "human", "q", "source")
 _QUESTIONS += ("input_text", "context", "article", "document", "dialogue", "dialog", "passage", "title")
@@ -39,16 +39,16 @@ def why_unknown(row: dict[str, Any], rows: RowConfig, shapes: str) -> str:
     columns = {_plain(column): column for column in row if isinstance(column, str) and row[column] is not None}
     if "chosen" in columns and "rejected" in columns:
         mapping = _preferred(row, columns)
-        return f"the row is a preference pair, of which only one answer is learnt; set {as_typed(rows, mapping)}"
+        return f"the row is a preference pair, of which only one answer is learnt; {how_to_set(rows, mapping)}"
     mapping = _mapping(row, columns)
     if mapping:
-        return f"the row has none of {shapes}; set {as_typed(rows, mapping)}"
+        return f"the row has none of {shapes}; {how_to_set(rows, mapping)}"
     for given, missing in (("prompt", "completion"), ("instruction", "output")):
         for one, other in ((given, missing), (missing, given)):
             if one in row:
                 return f"`{one}` stands without `{other}`; give both"
-    by_hand = [{"text_column": "COLUMN"}, {"prompt_column": "COLUMN", "completion_column": "COLUMN"}]
-    return f"the row has none of {shapes}; name its columns with {' or '.join(as_typed(rows, it) for it in by_hand)}"
+    by_hand = [{"text_column": COLUMN}, {"prompt_column": COLUMN, "completion_column": COLUMN}]
+    return f"the row has none of {shapes}; {how_to_set(rows, *by_hand)}"
 
 
 def _preferred(row: dict[str, Any], columns: dict[str, str]) -> dict[str, str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmtune.config.data import RowConfig
-from llmtune.config.row_columns import as_typed, named_columns
+from llmtune.config.row_columns import COLUMN, EvalRowConfig, as_typed, how_to_set, named_columns
 from llmtune.data.reading.blocks import Entry, Row
 from llmtune.data.records import Record
 from llmtune.data.shaping.forms import Form, forms_in_words, forms_of
@@ -16,9 +16,8 @@ from llmtune.data.shaping.tools import tools_in
 from llmtune.data.shaping.turns import turns_in
 from llmtune.data.shaping.values import Fault, is_blank, kind_of, optional_text_in, text_in, why_not_text
 
-SHAPES_IN_WORDS = forms_in_words(forms_of(RowConfig()))
 _MOST_LAYOUTS = 1000
-_MOST_UNREAD = 200
+MOST_UNREAD = 200
 """Names of unread columns that are kept, so that rows whose keys never repeat don't fill the memory."""
 _LONGEST_NAME = 80
 
@@ -127,8 +126,8 @@ class RowShaper:
             if row[form.columns[-1]] != "":
                 fitting.setdefault(form.shape, form)
         if len(fitting) > 1:
-            choices = " or ".join(as_typed(self._rows, {"shape": shape}) for shape in fitting)
-            raise Fault(f"the row's columns fit several shapes; set {choices}")
+            choices = [{"shape": shape} for shape in fitting]
+            raise Fault(f"the row's columns fit several shapes; {how_to_set(self._rows, *choices)}")
         return next(iter([*fitting.values(), *filled, *forms]))
 
     def _why_no_form(self, row: dict[str, Any]) -> str:
@@ -139,7 +138,7 @@ class RowShaper:
         if key in named_columns(self._rows):
             return f"the row has no `{column}`, which {as_typed(self._rows, {key: column})} names"
         others = "".join(f" or `{other.columns[0]}`" for other in self._forms[1:])
-        return f"the row has no `{column}`{others}; name its column with {as_typed(self._rows, {key: 'COLUMN'})}"
+        return f"the row has no `{column}`{others}; {how_to_set(self._rows, {key: COLUMN})}"
 
     def _note_unread(self, row: dict[str, Any], names: list[Any]) -> None:
         """Note the columns that hold something, and take them out of the list."""
@@ -148,7 +147,7 @@ class RowShaper:
             names.remove(name)
 
     def _note(self, name: str) -> None:
-        if len(self.unread_columns) < _MOST_UNREAD:
+        if len(self.unread_columns) < MOST_UNREAD:
             self.unread_columns.add(name[:_LONGEST_NAME].encode("utf-8", "replace").decode())
 
 
@@ -207,6 +206,8 @@ def _learnt(row: dict[str, Any], form: Form) -> str:
 
 def _group(row: dict[str, Any], rows: RowConfig) -> str | None:
     column = rows.group_column or ""
+    if column not in row and isinstance(rows, EvalRowConfig):
+        return None
     if column not in row:
         raise Fault(f"the row has no `{column}`, which {as_typed(rows, {'group_column': column})} names")
     value = row[column]

@@ -106,6 +106,7 @@ class _Turn:
             turn["content"] = self._content(content)
         if calls:
             turn["tool_calls"] = calls
+        self._check_weight(turn["role"])
         for key in ("tool_call_id", "name"):
             self._used.add(key)
             if (value := self._given.get(key)) is not None:
@@ -139,6 +140,18 @@ class _Turn:
             raise Fault(f"has `{key}`, which only the assistant's turns can have")
         self._used.add(key)
         return calls_in(self._given[key], key, self._note)
+
+    def _check_weight(self, role: str) -> None:
+        """Refuse a turn that isn't to be learnt: every turn of the assistant's is."""
+        weight = self._given.get("weight")
+        if weight == 1 or role != "assistant":
+            self._used.add("weight")
+        elif weight is not None:
+            named = "a `weight` of zero" if weight == 0 else "a `weight` other than one"
+            raise Fault(
+                f"has {named}, which isn't followed; leave the turn's text to a user or system turn, or set "
+                "data.on_bad_record=skip"
+            )
 
     def _add_reasoning(self, turn: dict[str, Any]) -> None:
         for key in _REASONING:

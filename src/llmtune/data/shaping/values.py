@@ -28,7 +28,7 @@ def kind_of(value: Any) -> str:
 def why_not_text(value: Any) -> str | None:
     """What is wrong with a value that should be text, as the words after its name; None where it is text."""
     if isinstance(value, str):
-        return None if value.isascii() or _is_unicode(value) else _HALF_PAIR
+        return None if value.isascii() or is_unicode(value) else _HALF_PAIR
     if value is None or _is_nan(value):
         return f"is {kind_of(value)}; give it text or leave the row out"
     if isinstance(value, list | tuple):
@@ -88,7 +88,7 @@ def why_not_plain(value: Any, depth: int = 0) -> str | None:
         depth: levels of lists and objects around it.
     """
     if isinstance(value, str):
-        return None if value.isascii() or _is_unicode(value) else _HALF_PAIR
+        return None if value.isascii() or is_unicode(value) else _HALF_PAIR
     if isinstance(value, bool | int | None):
         return None
     if isinstance(value, float):
@@ -105,7 +105,8 @@ def _is_nan(value: Any) -> bool:
     return isinstance(value, float) and math.isnan(value)
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Whether text is made of whole characters: half of a surrogate pair isn't one."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from llmtune.data.cleaning import word_runs as module
-from llmtune.data.cleaning.fingerprints import exact_key, fingerprint, normalised_key, signatures_of
+from llmtune.data.cleaning.fingerprints import exact_key, fingerprint, signatures_of
 from llmtune.data.cleaning.word_runs import count_words, word_runs
 from llmtune.data.records import Record, content_hash, own_text, whole_text
 
@@ -21,6 +21,10 @@ TURNS = ({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "He
 
 def text(content):
     return Record("f", 1, text=content)
+
+
+def normalised_key(record):
+    return int(fingerprint([record], ["0" * 64], near=False).normalised[0])
 
 
 def key(content):
@@ -107,6 +111,13 @@ def test_all_of_a_record_counts():
     assert normalised_key(pair) == key("The question: the answer")
     assert whole_text(chat) == "Hi\nHello"
     assert '"look"' in whole_text(called)
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_the_instructions_of_a_conversation_are_no_part_of_what_it_says_itself(role):
+    record = Record("f", 1, messages=(TURNS[0], {"role": role, "content": "Be kind"}, TURNS[1]))
+    assert own_text(record) == "Hi\nHello"
+    assert whole_text(record) == "Be kind\nHi\nHello"
 
 
 def test_a_shared_system_prompt_does_not_make_examples_alike():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from llmtune.data.cleaning.groups import any_of, best_of, first_equal, lowest_of
+from llmtune.data.cleaning.groups import any_of, best_of, find, first_equal, join, lowest_of
 
 pytestmark = pytest.mark.fast
 
@@ -25,3 +25,12 @@ def test_any_and_the_lowest():
 def test_the_best_is_of_lowest_rank_and_then_the_first_among_those_that_count():
     among = np.array([1, 1, 1, 1, 0], bool)
     assert best_of(GROUPS, among, np.array([1, 0, 0, 0, 0])).tolist() == [False, True, True, False, False]
+
+
+def test_a_long_chain_is_joined_in_few_rounds():
+    roots = np.arange(100_000)
+    join(roots, np.arange(99_999), np.arange(1, 100_000))
+    assert (find(roots, np.arange(100_000)) == 0).all()
+    roots = np.arange(6)
+    join(roots, np.array([5, 4, 1]), np.array([4, 3, 2]))
+    assert find(roots, np.arange(6)).tolist() == [0, 1, 1, 3, 3, 3]

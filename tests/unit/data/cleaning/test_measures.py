@@ -7,7 +7,6 @@ import textwrap
 import numpy as np
 import pytest
 
-from llmtune.data import splits
 from llmtune.data.cleaning import measures, outliers
 from llmtune.data.cleaning.measures import measure, odd_share, repetition
 from llmtune.data.cleaning.outliers import (
@@ -19,6 +18,7 @@ from llmtune.data.cleaning.outliers import (
     find_loss_outliers,
     find_outliers,
 )
+from llmtune.data.deciding import splits
 from llmtune.data.records import Record
 
 pytestmark = pytest.mark.fast
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.fast
 def test_a_row_a_record_over_all_its_parts():
     found = measure([Record("f", 1, prompt="one two", completion="three"), Record("f", 2, text="")])
     assert found.num_words.tolist() == [3, 0]
-    assert found.num_characters.tolist() == [13, 0]
+    assert (found.num_words.dtype, found.repetition.dtype, found.odd_share.dtype) == (np.int32, np.float32, np.float32)
     assert found.repetition.tolist() == [0, 0]
     assert found.odd_share.tolist() == [0, 0]
 

@@ -7,7 +7,7 @@ import pytest
 
 from llmtune.data.cleaning import near_duplicates as module
 from llmtune.data.cleaning.fingerprints import signatures_of
-from llmtune.data.cleaning.near_duplicates import Bands, bands_for, cluster_near, find, join
+from llmtune.data.cleaning.near_duplicates import Bands, bands_for, cluster_near
 from llmtune.data.cleaning.word_runs import word_runs
 
 pytestmark = pytest.mark.fast
@@ -117,15 +117,6 @@ def test_memory_is_a_few_numbers_a_row_and_not_the_signatures(tmp_path):
 def test_no_row_and_one_row(tmp_path):
     assert clusters(tmp_path, np.zeros((0, 64))).ids.tolist() == []
     assert clusters(tmp_path, np.zeros((1, 64))).ids.tolist() == [0]
-
-
-def test_a_long_chain_is_joined_in_few_rounds():
-    roots = np.arange(100_000)
-    join(roots, np.arange(99_999), np.arange(1, 100_000))
-    assert (find(roots, np.arange(100_000)) == 0).all()
-    roots = np.arange(6)
-    join(roots, np.array([5, 4, 1]), np.array([4, 3, 2]))
-    assert find(roots, np.arange(6)).tolist() == [0, 1, 1, 3, 3, 3]
 
 
 def test_texts_with_few_words_changed_are_near_duplicates_and_others_are_not(tmp_path):

@@ -336,7 +336,18 @@ def test_masks_each_kind():
     assert {name.strip("[];") for name in masked.text.split()[:-1]} == {kind.upper() for kind in KINDS}
 
 
-def test_masks_values_and_keeps_keys_and_the_rest():
+def test_keys_that_are_masked_lose_no_entry():
+    arguments = {"joe@example.com": 1, "[EMAIL]": 2, "x": {"ann@example.com": 3}, "ann@example.com": 4}
+    call = {"function": {"name": "f", "arguments": arguments}}
+    record = row(messages=({"role": "assistant", "content": "", "tool_calls": [call]},))
+    assert find_personal_data(record) == ["email"] * 3
+    masked = mask_personal_data(record)
+    (made,) = masked.messages[0]["tool_calls"]
+    assert made["function"]["arguments"] == {"[EMAIL] 2": 1, "[EMAIL]": 2, "x": {"[EMAIL]": 3}, "[EMAIL] 3": 4}
+    assert find_personal_data(masked) == []
+
+
+def test_masks_values_and_keys_and_keeps_the_rest():
     messages = (
         {"role": "user", "content": "Mail a@example.com"},
         {"role": "assistant", "tool_calls": [{"arguments": {"b@example.com": "b@example.com", "n": 4111111111111111}}]},
@@ -345,7 +356,7 @@ def test_masks_values_and_keeps_keys_and_the_rest():
     assert mask_personal_data(row(messages=messages, tools=tools)) == row(
         messages=(
             {"role": "user", "content": "Mail [EMAIL]"},
-            {"role": "assistant", "tool_calls": [{"arguments": {"b@example.com": "[EMAIL]", "n": 4111111111111111}}]},
+            {"role": "assistant", "tool_calls": [{"arguments": {"[EMAIL]": "[EMAIL]", "n": 4111111111111111}}]},
         ),
         tools=({"name": "mail", "pair": ("[EMAIL]", None, True)},),
     )

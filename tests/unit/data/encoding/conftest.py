@@ -26,7 +26,10 @@ def encode() -> Any:
     def encode_records(
         tokenizer: Any, *records: Record, template: str | None = None, end_token: str | None = None, **options: Any
     ):
-        description = describe_tokenizer(tokenizer, template, end_token)
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.chat_template = template or tokenizer.chat_template
+        tokenizer.eos_token = end_token or tokenizer.eos_token
+        description = describe_tokenizer(tokenizer)
         return ExampleTokenizer(description, EncodingOptions(**{"max_seq_len": 1000, **options}))(records)
 
     return encode_records

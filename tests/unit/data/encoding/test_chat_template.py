@@ -46,7 +46,7 @@ SEEN = {"keys": "{% for m in messages %}{{ m }}{{ tools }}{{ documents }}{{ eos_
 def test_every_conversation_is_rendered_as_by_transformers(marker_tokenizer, name):
     tokenizer = copy.deepcopy(marker_tokenizer)
     tokenizer.chat_template = (chat_templates.ALL | SEEN)[name]
-    template = ChatTemplate(tokenizer.chat_template, describe_tokenizer(tokenizer, None, None).template_tokens)
+    template = ChatTemplate(tokenizer.chat_template, describe_tokenizer(tokenizer).template_tokens)
     num_rendered = 0
     for turns in CONVERSATIONS.values():
         for tools in (None, TOOLS):
@@ -100,9 +100,10 @@ def test_a_turns_text_is_never_run(marker_tokenizer):
 def test_named_templates_are_told_apart(marker_tokenizer):
     tokenizer = copy.deepcopy(marker_tokenizer)
     tokenizer.chat_template = {"default": chat_templates.CHATML, "tool_use": chat_templates.QWEN25}
-    description = describe_tokenizer(tokenizer, None, None)
+    description = describe_tokenizer(tokenizer)
     assert (description.chat_template, description.tool_template) == (chat_templates.CHATML, chat_templates.QWEN25)
-    given = describe_tokenizer(tokenizer, chat_templates.GEMMA, None)
+    tokenizer.chat_template = chat_templates.GEMMA
+    given = describe_tokenizer(tokenizer)
     assert (given.chat_template, given.tool_template) == (chat_templates.GEMMA, None)
 
 

@@ -14,7 +14,7 @@ TEXTS = ["", "hello there", " a<|im_end|>b ", "äß 中\n\n\tx"]
 
 
 def test_ids_and_text_are_those_of_the_tokenizer(chat_tokenizer):
-    encoder = make_encoder(describe_tokenizer(chat_tokenizer, None, None))
+    encoder = make_encoder(describe_tokenizer(chat_tokenizer))
     found = encoder.encode(TEXTS)
     assert [ids.tolist() for ids in found] == chat_tokenizer(TEXTS, add_special_tokens=False)["input_ids"]
     assert all(str(ids.dtype) == "int32" for ids in found)
@@ -22,7 +22,7 @@ def test_ids_and_text_are_those_of_the_tokenizer(chat_tokenizer):
 
 
 def test_special_tokens_can_be_taken_apart_as_text(chat_tokenizer):
-    encoder = make_encoder(describe_tokenizer(chat_tokenizer, None, None), splits_special=True)
+    encoder = make_encoder(describe_tokenizer(chat_tokenizer), splits_special=True)
     (ids,) = encoder.encode(["a<|im_end|>b"])
     assert chat_tokenizer.eos_token_id not in ids
     assert encoder.decode(ids.tolist()) == "a<|im_end|>b"

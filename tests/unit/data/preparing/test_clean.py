@@ -1,12 +1,15 @@
 """The kept rows as a file: all of them, in order, as they are read again."""
 
 import json
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from llmtune.config.data import FilesConfig
-from llmtune.data.preparing.clean import write_clean
+from llmtune.config.data import FilesConfig, MixtureConfig, SourceConfig
+from llmtune.data.preparing import clean
+from llmtune.data.preparing.clean import check_clean_target, write_clean
 from llmtune.data.preparing.prepared import prepare_data
 from llmtune.errors import DataError
 
@@ -60,3 +63,72 @@ def test_another_file_is_never_overwritten(config, plain_tokenizer, tmp_path):
         write_clean(config, data)
     assert path.read_text() == "mine"
     assert [entry.name for entry in path.parent.iterdir()] == ["clean.jsonl"]
+
+
+def test_rows_that_are_left_out_later_are_not_written(config, plain_tokenizer, tmp_path):
+    data = prepare_data(config, plain_tokenizer, "t", tmp_path)
+    line = int(data.train.source(3).rpartition(":")[2])
+    path, num_rows = write_clean(config, data.without(np.arange(len(data.train)) == 3, "odd"))
+    texts = [json.loads(row)["text"] for row in path.read_text().split("\n")[:-1]]
+    assert num_rows == len(texts) == 60
+    assert json.loads(Path(config.path).read_text().split("\n")[line - 1])["text"] not in texts
+
+
+def test_what_was_written_is_not_read_again(config, plain_tokenizer, tmp_path, monkeypatch):
+    data = prepare_data(config, plain_tokenizer, "t", tmp_path)
+    path, num_rows = write_clean(config, data)
+    read = []
+    lines = clean._lines
+    monkeypatch.setattr(clean, "_lines", lambda *given: read.append(1) or lines(*given))
+    assert write_clean(config, data) == (path, num_rows) and read == []
+    os.utime(path)  # touched: looked at once more
+    assert [write_clean(config, data) for _ in range(2)] == [(path, num_rows)] * 2 and read == [1]
+    (data.folder / "clean.json").write_text("[]")
+    assert [write_clean(config, data) for _ in range(2)] == [(path, num_rows)] * 2 and read == [1, 1]
+    fewer = data.without(np.arange(len(data.train)) == 3, "odd")
+    with pytest.raises(DataError, match="another file is there"):  # other rows are kept now
+        write_clean(config, fewer)
+    path.unlink()
+    assert write_clean(config, data) == (path, num_rows) and path.exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "target", "is_read"),
+    [
+        ("in", "in/clean.jsonl", True),
+        ("in", "in/deep/clean.jsonl", True),
+        ("in", "out/clean.jsonl", False),
+        ("in", "in.jsonl", False),
+        ("in/*.jsonl", "in/clean.jsonl", True),
+        ("in/*.jsonl", "in/clean.txt", False),
+        ("in/*.jsonl", "in/deep/clean.jsonl", False),
+        ("in/**/*.jsonl", "in/clean.jsonl", True),
+        ("in/**/*.jsonl", "in/deep/er/clean.jsonl", True),
+        ("i?/[a-d]*.jsonl", "in/clean.jsonl", True),
+        ("i?/[d-z]*.jsonl", "in/clean.jsonl", False),
+        ("in/a.jsonl", "in/a.jsonl", True),
+        ("in/a.jsonl", "link.jsonl", True),
+        ("in/a.jsonl", "in/../in/a.jsonl", True),
+        ("in/*.jsonl", "link.jsonl", True),
+        ("in/a.jsonl", "in/b.jsonl", False),
+        ("linked", "in/clean.jsonl", True),
+    ],
+)
+@pytest.mark.parametrize("key", ["data.path", "data.eval_path", "data.sources[1].path"])
+def test_a_file_that_would_be_read_is_refused(tmp_path, monkeypatch, path, target, is_read, key):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jsonl").write_text('{"text": "a"}')
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "in" / "a.jsonl")
+    (tmp_path / "linked").symlink_to(tmp_path / "in")
+    sources = (SourceConfig(path="other.jsonl"), SourceConfig(path=path))
+    config = {
+        "data.path": FilesConfig(path=path, write_clean=target),
+        "data.eval_path": FilesConfig(path="other.jsonl", eval_path=path, write_clean=target),
+        "data.sources[1].path": MixtureConfig(sources=sources, write_clean=target),
+    }[key]
+    if not is_read:
+        return check_clean_target(config)
+    with pytest.raises(DataError) as caught:
+        check_clean_target(config)
+    assert str(caught.value).startswith(f"data.write_clean={target}: {key}={path} would read this file as examples; ")

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from llmtune.config.data import FilesConfig, MixtureConfig, SourceConfig
+from llmtune.data.deciding.decisions import SPLITS
 from llmtune.data.encoding.example import IGNORED
-from llmtune.data.preparing import build, prepared
+from llmtune.data.preparing import alone, build, prepared, verified
 from llmtune.data.preparing.prepared import open_prepared, prepare_data
-from llmtune.data.splits import SPLITS
 from llmtune.errors import DataError
 
 pytestmark = pytest.mark.fast
@@ -120,7 +121,7 @@ def test_prepared_data_is_found_again_and_each_change_builds_it_anew(
     with monkeypatch.context() as patch:
         patch.setattr(prepared, "build", lambda *arguments: pytest.fail("built again"))
         assert prepare_data(config, plain_tokenizer, "t", tmp_path).folder == first.folder
-        same = FilesConfig(path=pairs_file, num_workers=3, write_clean="x.jsonl", **OPTIONS)
+        same = FilesConfig(path=pairs_file, num_workers=3, write_clean="x.jsonl", loss_outliers="drop", **OPTIONS)
         assert prepare_data(same, plain_tokenizer, "t", tmp_path).folder == first.folder
     folders = {first.folder}
     changes = ({"split_seed": 1}, {"duplicates": "near", "find_near_duplicates": True}, {"overlong": "drop"})
@@ -140,7 +141,7 @@ def test_prepared_data_is_found_again_and_each_change_builds_it_anew(
     assert len(folders) == 8
     names = {path.name for path in first.folder.iterdir()}
     tables = {f"{name}{ending}" for name in SPLITS for ending in (".arrow", ".order.npy")}
-    assert names == {*tables, "report.json", "kept.npy", "seen.json"}
+    assert names == {*tables, "report.json", "kept.npy", "train.rows.npy", "seen.json"}
     assert not [path for path in first.folder.parent.iterdir() if path.name.startswith(".")]
 
 
@@ -166,8 +167,8 @@ def test_a_damaged_file_is_noticed_and_built_again(name, how, pairs_file, plain_
 def test_a_file_that_was_only_touched_is_read_once_more_and_taken(pairs_file, plain_tokenizer, tmp_path, monkeypatch):
     data = prepare_data(FilesConfig(path=pairs_file, **OPTIONS), plain_tokenizer, "t", tmp_path)
     read = []
-    sha256_of = prepared.sha256_of
-    monkeypatch.setattr(prepared, "sha256_of", lambda path: read.append(path.name) or sha256_of(path))
+    sha256_of = verified.sha256_of
+    monkeypatch.setattr(verified, "sha256_of", lambda path: read.append(path.name) or sha256_of(path))
     open_prepared(data.folder)
     assert read == []
     os.utime(data.folder / "train.arrow")
@@ -280,8 +281,8 @@ def test_bad_records_are_refused_together_or_skipped_and_counted(pairs_file, pla
     assert lines[0].startswith(f"{pairs_file}:84: `prompt` must be text")
     assert lines[1].startswith(f"{pairs_file}:85: not valid JSON")
     assert lines[2].startswith(f"{pairs_file}:86: `prompt` stands without `completion`")
-    assert lines[20:] == [
-        "... and 12 more problems like these",
+    assert lines[3:] == [
+        "... and 29 more like it (lines 87 to 115)",
         "mend them, or set data.on_bad_record=skip to leave them out",
     ]
     skipping = FilesConfig(path=pairs_file, on_bad_record="skip", **OPTIONS)
@@ -331,3 +332,132 @@ def test_personal_data_is_masked_before_anything_is_written(write, plain_tokeniz
     )
     assert dropped.report["rows"]["dropped"] == {"personal data": 8}
     assert balanced(dropped.report)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "7", '"text"', "{}", "[" * 100_000, '{"own_sha256": 3}'])
+def test_a_report_that_is_none_is_noticed_and_built_again(content, pairs_file, plain_tokenizer, tmp_path, capsys):
+    config = FilesConfig(path=pairs_file, **OPTIONS)
+    first = prepare_data(config, plain_tokenizer, "t", tmp_path)
+    (first.folder / "report.json").write_text(content)
+    assert prepare_data(config, plain_tokenizer, "t", tmp_path).report == first.report
+    assert "is damaged (report.json isn't what was written)" in capsys.readouterr().out
+
+
+def test_what_is_left_out_later_is_counted_by_row_and_source(write, plain_tokenizer, tmp_path):
+    """One source's rows are taken three times and in two windows each; of the other one row goes whole."""
+    one = write("one.jsonl", "".join(json.dumps({"text": f"one {n:03} " + "x" * 20}) + "\n" for n in range(6)))
+    two = write("two.jsonl", "".join(json.dumps({"text": f"two {n}"}) + "\n" for n in range(6)))
+    sources = (SourceConfig(path=one, weight=3), SourceConfig(path=two))
+    config = MixtureConfig(
+        sources=sources,
+        max_seq_len=20,
+        overlong="split",
+        eval_path=write("e.txt", "a test text"),
+        validation_fraction=0.0,
+        find_near_duplicates=False,
+        outliers="ignore",
+    )
+    data = prepare_data(config, plain_tokenizer, "t", tmp_path)
+    assert len(data.train) == 6 * 3 * 2 + 6
+    places = [data.train.source(index) for index in range(len(data.train))]
+    left_out = np.array([place in (f"{one}:2", f"{two}:5") for place in places])
+    left_out |= np.array([place == f"{one}:4" and len(data.train.input_ids(n)) == 20 for n, place in enumerate(places)])
+    found = data.without(left_out, "odd")
+    assert [source["dropped"] for source in found.report["sources"]] == [{"odd": 1}, {"odd": 1}, {}]
+    assert [source["kept"]["train"] for source in found.report["sources"]] == [5, 5, 0]
+    assert found.report["rows"] == {"in": 13, "kept": {"train": 10, "validation": 0, "test": 1}, "dropped": {"odd": 2}}
+    assert balanced(found.report)
+    lengths = [len(found.train.input_ids(index)) for index in range(len(found.train))]
+    supervised = sum(np.count_nonzero(found.train.labels(n)[1:] != IGNORED) for n in range(len(found.train)))
+    split = found.report["splits"]["train"]
+    assert len(lengths) == 36 + 6 - (6 + 1 + 3)
+    assert (split["num_rows"], split["num_examples"], split["num_tokens"]) == (10, len(lengths), sum(lengths))
+    assert (split["num_supervised_tokens"], split["supervised_share"]) == (supervised, supervised / sum(lengths))
+    assert (split["mean_tokens"], split["longest_tokens"]) == (sum(lengths) / len(lengths), max(lengths))
+    assert split["num_repeated"] == 2 * (4 * 2 + 1)
+    assert found.left_out.tolist() == [1, 10]
+    assert found.report["splits"]["test"] == data.report["splits"]["test"] and data.report["rows"]["dropped"] == {}
+    again = found.without(np.arange(len(found.train)) == 0, "more")
+    assert balanced(again.report) and set(again.left_out) >= {1, 10}
+
+
+def test_whatever_decides_what_is_written_is_in_the_key(pairs_file, plain_tokenizer, tmp_path, monkeypatch):
+    config = FilesConfig(path=pairs_file, **OPTIONS)
+    keys = {prepare_data(config, plain_tokenizer, "t", tmp_path).folder.name}
+    version = prepared.importlib.metadata.version
+    for name in ("fastokens", "jinja2", "pyarrow", "numpy", "datasets"):
+        with monkeypatch.context() as patch:
+            newer = {name: "99"}
+            patch.setattr(
+                prepared.importlib.metadata, "version", lambda asked, newer=newer: newer.get(asked) or version(asked)
+            )
+            prepared._versions.cache_clear()
+            keys.add(prepared._cache_key(config, plain_tokenizer, "t", [[], []]))
+    prepared._versions.cache_clear()
+    assert len(keys) == 6
+    before = prepared._cache_key(config, plain_tokenizer, "t", [[], []])
+    with monkeypatch.context() as patch:
+        patch.setenv("LLMTUNE_FAST_TOKENIZER", "0")
+        assert prepared._cache_key(config, plain_tokenizer, "t", [[], []]) != before
+        patch.setenv("LLMTUNE_FAST_TOKENIZER", "1")
+        assert prepared._cache_key(config, plain_tokenizer, "t", [[], []]) == before
+    with monkeypatch.context() as patch:
+        patch.setattr(plain_tokenizer, "split_special_tokens", True)
+        assert prepared._cache_key(config, plain_tokenizer, "t", [[], []]) != before
+
+
+def test_a_library_that_is_not_installed_is_no_fault(monkeypatch):
+    monkeypatch.setattr(prepared, "_LIBRARIES", ("numpy", "no-such-library"))
+    prepared._versions.cache_clear()
+    assert prepared._versions() == (np.__version__, None)
+    prepared._versions.cache_clear()
+
+
+def test_the_code_that_is_in_the_key(monkeypatch):
+    read = []
+    monkeypatch.setattr(Path, "read_bytes", lambda file: read.append(file) or b"")
+    prepared._code_digest.__wrapped__()
+    root = Path(prepared.__file__).parents[2]
+    names = {file.relative_to(root).as_posix() for file in read}
+    assert {"config/data.py", "config/row_columns.py", "credentials.py", "data/records.py"} <= names
+    assert all((root / name).is_file() for name in names)
+
+
+def test_where_a_source_lies_and_what_is_known_of_it_is_told_as_it_is_now(
+    pairs_file, plain_tokenizer, tmp_path, monkeypatch
+):
+    config = FilesConfig(path=pairs_file, **OPTIONS)
+    first = prepare_data(config, plain_tokenizer, "t", tmp_path)
+    assert first.report["sources"][0]["licence"] is None
+    opened = prepared.open_sources
+
+    def known_now(*arguments):
+        sources = opened(*arguments)
+        for source in sources:
+            source.origin.update(licence="MIT", path="/elsewhere/a.jsonl", sha256=None)
+        return sources
+
+    monkeypatch.setattr(prepared, "open_sources", known_now)
+    (source,) = prepare_data(config, plain_tokenizer, "t", tmp_path).report["sources"]
+    assert (source["licence"], source["path"]) == ("MIT", "/elsewhere/a.jsonl")
+    assert source["sha256"] == first.report["sources"][0]["sha256"]  # what isn't known now was known then
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(0.0, 0), (0.5, 1)])
+def test_a_long_wait_for_another_is_told_once(tmp_path, monkeypatch, capsys, seconds, told):
+    monkeypatch.setattr(alone, "_PATIENCE", 0.1)
+    held = threading.Event()
+
+    def work():
+        with FileLock(tmp_path / "a.lock"):
+            held.set()
+            time.sleep(seconds)
+
+    other = threading.Thread(target=work)
+    other.start()
+    held.wait()
+    with alone.alone(tmp_path / "a.lock", "preparing the data"):
+        pass
+    other.join()
+    waiting = "waiting for another process that is at work on the same: preparing the data"
+    assert capsys.readouterr().out.count(waiting) == told

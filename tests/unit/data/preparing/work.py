@@ -1,5 +1,6 @@
 """Work for the tests of processes, where a process of its own can import it."""
 
+import importlib
 import os
 import signal
 import time
@@ -23,3 +24,42 @@ class Square:
         if number == self.dies_at:
             os.kill(os.getpid(), signal.SIGKILL)
         return number**2, os.getpid()
+
+
+class Awkward(Exception):
+    """Can't be made anew from what it is pickled as."""
+
+    def __init__(self, one: str, other: str) -> None:
+        super().__init__(f"{one} and {other}")
+
+
+class Panic(BaseException):
+    """Such as a library in Rust raises."""
+
+
+@dataclass(frozen=True)
+class Fails:
+    """Raises what it is told to, or gives what can't be sent."""
+
+    how: str
+
+    def __call__(self, number: int) -> object:
+        if self.how == "bug":
+            raise KeyError("lost")
+        if self.how == "awkward":
+            raise Awkward("this", "that")
+        if self.how == "panic":
+            raise Panic("index out of bounds")
+        if self.how == "local":
+            raise type("Local", (Exception,), {})("from nowhere")
+        return lambda: number
+
+
+@dataclass(frozen=True)
+class Imports:
+    """Says where a module comes from."""
+
+    name: str
+
+    def __call__(self, number: int) -> str | None:
+        return importlib.import_module(self.name).__file__

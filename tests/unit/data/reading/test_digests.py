@@ -10,7 +10,7 @@ import time
 import pytest
 
 from llmtune.data.reading import digests
-from llmtune.data.reading.digests import file_digest, sha256_of
+from llmtune.data.reading.digests import sha256_of, stamped_digest
 from llmtune.errors import DataError
 
 pytestmark = pytest.mark.fast
@@ -33,6 +33,10 @@ def old(tmp_path, monkeypatch):
     return file
 
 
+def digest_of(file, cache):
+    return stamped_digest(file, cache)[1]
+
+
 def entry_of(cache):
     (entry,) = (cache / "digests").glob("*.json")
     return entry
@@ -40,14 +44,14 @@ def entry_of(cache):
 
 def test_an_unchanged_file_is_read_once(old, tmp_path, reads):
     expected = hashlib.sha256(b"one").hexdigest()
-    assert [file_digest(old, tmp_path / "c") for _ in range(3)] == [expected] * 3
+    assert [digest_of(old, tmp_path / "c") for _ in range(3)] == [expected] * 3
     assert reads == [old]
     assert list((tmp_path / "c" / "digests").iterdir()) == [entry_of(tmp_path / "c")], "nothing half-written is left"
 
 
 @pytest.mark.parametrize("change", ["content", "size", "replaced", "mtime"])
 def test_a_changed_file_is_read_again(old, tmp_path, reads, change):
-    file_digest(old, tmp_path / "c")
+    digest_of(old, tmp_path / "c")
     times = old.stat().st_atime_ns, old.stat().st_mtime_ns
     if change == "replaced":
         (tmp_path / "b").write_text("two")
@@ -55,14 +59,14 @@ def test_a_changed_file_is_read_again(old, tmp_path, reads, change):
     elif change != "mtime":
         old.write_text({"content": "two", "size": "three"}[change])
     os.utime(old, ns=times if change != "mtime" else (0, 0))  # the time of its content is set back: only ctime tells
-    assert file_digest(old, tmp_path / "c") == hashlib.sha256(old.read_bytes()).hexdigest()
+    assert digest_of(old, tmp_path / "c") == hashlib.sha256(old.read_bytes()).hexdigest()
     assert len(reads) == 2
 
 
 def test_a_file_that_changed_a_moment_ago_is_not_remembered(tmp_path, reads):
     file = tmp_path / "a.jsonl"
     file.write_text("one")
-    assert [file_digest(file, tmp_path / "c") for _ in range(2)] == [sha256_of(file)] * 2
+    assert [digest_of(file, tmp_path / "c") for _ in range(2)] == [sha256_of(file)] * 2
     assert len(reads) == 2
     assert not (tmp_path / "c").exists()
 
@@ -80,16 +84,16 @@ def test_a_file_that_changed_a_moment_ago_is_not_remembered(tmp_path, reads):
     ],
 )
 def test_a_damaged_memory_is_not_believed(old, tmp_path, reads, damage):
-    file_digest(old, tmp_path / "c")
+    digest_of(old, tmp_path / "c")
     entry = entry_of(tmp_path / "c")
     entry.write_bytes(damage(entry.read_bytes()))
-    assert [file_digest(old, tmp_path / "c") for _ in range(2)] == [hashlib.sha256(b"one").hexdigest()] * 2
+    assert [digest_of(old, tmp_path / "c") for _ in range(2)] == [hashlib.sha256(b"one").hexdigest()] * 2
     assert len(reads) == 2
 
 
 def test_a_cache_that_cannot_be_written_to_costs_only_time(old, tmp_path, reads):
     (tmp_path / "c").write_text("no folder")
-    assert [file_digest(old, tmp_path / "c") for _ in range(2)] == [hashlib.sha256(b"one").hexdigest()] * 2
+    assert [digest_of(old, tmp_path / "c") for _ in range(2)] == [hashlib.sha256(b"one").hexdigest()] * 2
 
 
 def test_a_file_that_changes_while_it_is_hashed_is_refused(old, tmp_path, monkeypatch):
@@ -100,20 +104,20 @@ def test_a_file_that_changes_while_it_is_hashed_is_refused(old, tmp_path, monkey
 
     monkeypatch.setattr(digests, "sha256_of", read_and_grow)
     with pytest.raises(DataError, match=r"a\.jsonl: the file changed while it was read; type the command again"):
-        file_digest(old, tmp_path / "c")
+        digest_of(old, tmp_path / "c")
     assert not (tmp_path / "c").exists()
 
 
 def test_a_name_that_is_no_text_is_a_name(tmp_path, reads):
     file = tmp_path / os.fsdecode(b"a\xff.jsonl")
     file.write_text("one")
-    assert file_digest(file, tmp_path / "c") == hashlib.sha256(b"one").hexdigest()
+    assert digest_of(file, tmp_path / "c") == hashlib.sha256(b"one").hexdigest()
 
 
 def test_several_processes_remember_the_same(old, tmp_path):
     code = (
-        "import sys; from pathlib import Path; from llmtune.data.reading.digests import file_digest\n"
-        "for _ in range(50): assert file_digest(Path(sys.argv[1]), Path(sys.argv[2])) == sys.argv[3]"
+        "import sys; from pathlib import Path; from llmtune.data.reading.digests import stamped_digest\n"
+        "for _ in range(50): assert stamped_digest(Path(sys.argv[1]), Path(sys.argv[2]))[1] == sys.argv[3]"
     )
     words = [sys.executable, "-c", code, str(old), str(tmp_path / "c"), hashlib.sha256(b"one").hexdigest()]
     time.sleep(max(0.0, old.stat().st_ctime + 2.1 - time.time()))

@@ -210,3 +210,9 @@ def test_a_full_disk_is_named_and_leaves_nothing_to_trust(stored, monkeypatch):
         assert "data.id=them/texts: no space left: make room" in refusal()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "not in the Hub cache" in refusal()
+
+
+def test_its_size_is_that_of_its_rows(hub):
+    hub.add("datasets", "them/texts", {"data.jsonl": lines(*({"text": "x" * 1000} for _ in range(300)))})
+    assert 300_000 < opened().num_bytes() < 310_000
+    assert 9_000 < opened(split="train[:10]").num_bytes() < 12_000

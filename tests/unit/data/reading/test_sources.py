@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from llmtune.config.data import EmbeddedConfig, FilesConfig, MixtureConfig, RowConfig, SourceConfig
+from llmtune.config.data import EmbeddedConfig, FilesConfig, MixtureConfig, SourceConfig
+from llmtune.config.row_columns import EvalRowConfig
 from llmtune.data.reading.sources import open_eval_sources, open_sources
 from llmtune.errors import DataError
 
@@ -152,10 +153,10 @@ def test_a_mixture_has_a_source_an_entry_with_its_weight_and_key(tmp_path):
     ]
     a, b = open_sources(MixtureConfig(sources=tuple(entries)), tmp_path / "c")
     assert (a.weight, a.origin["licence"], b.weight, b.origin["licence"]) == (2.5, "MIT", 1.0, None)
-    assert b.rows == RowConfig(text_column="body", shape="text")
+    assert (a.rows, b.rows) == tuple(entries)
     assert [entry.content for block in b.blocks() for entry in block.entries()] == [{"body": "b"}]
-    missing = MixtureConfig(sources=(entries[0], SourceConfig(path=str(tmp_path / "c.txt"))))
-    with pytest.raises(DataError, match=r"^data\.sources\[1\]\.path=.*c\.txt: there is no such file; did you mean"):
+    missing = MixtureConfig(sources=(entries[0], SourceConfig(path=str(tmp_path / "b.txd"))))
+    with pytest.raises(DataError, match=r"^data\.sources\[1\]\.path=.*b\.txd: there is no such file; did you mean"):
         open_sources(missing, tmp_path / "c")
     (tmp_path / "c.md").write_text("x")
     unknown = MixtureConfig(sources=(SourceConfig(path=str(tmp_path / "c.md")),))
@@ -168,11 +169,53 @@ def test_the_test_file_is_a_source_of_its_own(tmp_path, folder):
     config = FilesConfig(eval_path=str(folder / "a.jsonl"), prompt_column="q", licence="MIT")
     (source,) = open_eval_sources(config, tmp_path / "c")
     assert texts(source) == [(f"{folder}/a.jsonl", "a.jsonl")]
-    assert source.rows == RowConfig(prompt_column="q")
+    assert source.rows == EvalRowConfig(prompt_column="q")
     (plain,) = open_eval_sources(EmbeddedConfig(eval_path=str(folder)), tmp_path / "c")
-    assert (plain.rows, len(plain.origin["files"])) == (RowConfig(), 5)
+    assert (plain.rows, len(plain.origin["files"])) == (EvalRowConfig(keys_in="nowhere"), 5)
     with pytest.raises(DataError, match=r"^data\.eval_path=.*the format; rename the file: known endings are \.jsonl,"):
         open_eval_sources(FilesConfig(eval_path=str(folder / "notes.md")), tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("sources", "rows"),
+    [
+        (
+            [{"prompt_column": "q", "licence": "MIT"}, {"prompt_column": "q"}],
+            {"prompt_column": "q", "keys_in": "sources"},
+        ),
+        (
+            [{"shape": "text", "group_column": "g"}, {"shape": "text"}],
+            {"shape": "text", "group_column": "g", "keys_in": "sources"},
+        ),
+        ([{"group_column": "g"}, {"group_column": "h"}], {"keys_in": "sources"}),
+        ([{"prompt_column": "q"}, {}], {"keys_in": "nowhere"}),
+        ([], {"keys_in": "nowhere"}),
+    ],
+)
+def test_the_test_file_of_a_mixture_is_read_as_its_sources_where_all_are_alike(tmp_path, sources, rows):
+    (tmp_path / "a.jsonl").write_text(ROW)
+    config = MixtureConfig(
+        sources=tuple(SourceConfig(path="x", weight=number + 1, **keys) for number, keys in enumerate(sources)),
+        eval_path=str(tmp_path / "a.jsonl"),
+    )
+    (source,) = open_eval_sources(config, tmp_path / "c")
+    assert source.rows == EvalRowConfig(**rows)
+
+
+def test_a_link_that_leads_nowhere_says_so(tmp_path, refusal):
+    (tmp_path / "dead.jsonl").symlink_to("gone.jsonl")
+    (tmp_path / "loop.jsonl").symlink_to("loop.jsonl")
+    cure = "; mend the link, or set data.path to the file itself"
+    assert refusal(tmp_path / "dead.jsonl") == "data.path=F: this is a link to gone.jsonl, which isn't there" + cure
+    assert refusal(tmp_path / "loop.jsonl") == "data.path=F: this link leads back to itself" + cure
+
+
+def test_an_ending_alone_makes_no_name_like_another(tmp_path, refusal):
+    (tmp_path / "pc.jsonl").write_text(ROW)
+    assert refusal(tmp_path / "nope.jsonl").endswith("; set data.path to a file that is there")
+    assert refusal(tmp_path / "pcs.json").endswith("did you mean " + str(tmp_path / "pc.jsonl") + "?")
+    assert refusal(tmp_path / "pc.jsonl" / "x").endswith(f"; {tmp_path}/pc.jsonl is a file, not a folder")
+    assert refusal("~nobody-of-this-name/x") == "data.path=F: there is no such user; write the path without ~"
 
 
 def test_blocks_travel_to_other_processes(folder, opened):

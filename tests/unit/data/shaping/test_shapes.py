@@ -3,10 +3,12 @@
 import pytest
 
 from llmtune.config.data import RowConfig, SourceConfig
+from llmtune.config.row_columns import EvalRowConfig
 from llmtune.data.reading.blocks import NoRow, Row
 from llmtune.data.records import Record
+from llmtune.data.shaping.forms import SHAPES_IN_WORDS
 from llmtune.data.shaping.outcome import Unusable
-from llmtune.data.shaping.shapes import SHAPES_IN_WORDS, RowShaper, as_row, shape_of, why_shape
+from llmtune.data.shaping.shapes import RowShaper, as_row, shape_of, why_shape
 
 pytestmark = pytest.mark.fast
 
@@ -166,9 +168,9 @@ def test_a_preference_pair_is_told_that_one_answer_is_learnt(content, mapping):
 @pytest.mark.parametrize(
     ("rows", "content", "problem"),
     [
-        ({"shape": "text"}, {"body": "SECRET"}, "the row has no `text` or `content`; name its column with data.text_"),
+        ({"shape": "text"}, {"body": "SECRET"}, "the row has no `text` or `content`; set data.text_column=COLUMN"),
         ({"text_column": "b"}, {"text": "SECRET"}, "the row has no `b`, which data.text_column=b names"),
-        ({"prompt_column": "q"}, {"q": "SECRET"}, "the row has no `completion`; name its column with data.completion_"),
+        ({"prompt_column": "q"}, {"q": "SECRET"}, "the row has no `completion`; set data.completion_column=COLUMN"),
         ({"shape": "messages"}, {"text": "SECRET"}, "the row has no `messages` or `conversations` or `conversation`;"),
         ({"text_column": "b"}, {"b": None}, "`b` is null; give it text or leave the row out"),
         ({"text_column": "b"}, ["SECRET"], "a row must be an object with `b`, this is a list"),
@@ -284,3 +286,48 @@ def test_a_records_group_is_read_back_where_it_is_named():
     record = Record("F", 7, text="t", group="g")
     assert shaped(as_row(record), RowConfig(group_column="group")) == record
     assert shaped(as_row(record)) == Record("F", 7, text="t")
+
+
+QA = {"question": "SECRET", "answer": "SECRET"}
+BOTH = {"text": "SECRET", "prompt": "SECRET", "completion": "SECRET"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "shape"),
+    [
+        (
+            SourceConfig(path="x"),
+            "set {prompt_column: question, completion_column: answer} in data.sources",
+            "set {shape: completion} in data.sources or {shape: text} in data.sources",
+        ),
+        (
+            EvalRowConfig(keys_in="sources"),
+            "set {prompt_column: question, completion_column: answer} in every one of data.sources, or rename the test "
+            "file's columns",
+            "set {shape: completion} in every one of data.sources or {shape: text} in every one of data.sources, or "
+            "rename the test file's columns",
+        ),
+        (
+            EvalRowConfig(keys_in="nowhere"),
+            "rename `question` to `prompt` and `answer` to `completion` in the test file",
+            "give the test file the columns of one of them",
+        ),
+        (
+            EvalRowConfig(),
+            "set data.prompt_column=question data.completion_column=answer",
+            "set data.shape=completion or data.shape=text",
+        ),
+    ],
+)
+def test_what_to_type_is_what_there_is_where_the_source_stands(rows, columns, shape):
+    assert reason(QA, rows).endswith(f"; {columns}")
+    assert reason(BOTH, rows).endswith(f"; {shape}")
+
+
+def test_rows_of_a_test_file_need_no_group():
+    named = {"group_column": "g", "path": "x"}
+    assert "which {group_column: g} in data.sources names" in reason({"text": "SECRET"}, SourceConfig(**named))
+    rows = EvalRowConfig(group_column="g", keys_in="sources")
+    assert shaped({"text": "t"}, rows).group is None
+    assert shaped({"text": "t", "g": 3}, rows).group == "3"
+    assert reason({"text": "SECRET", "g": ["SECRET"]}, rows).startswith("`g` must be text")

@@ -123,11 +123,25 @@ def test_tool_turns_keep_their_call_and_name():
 def test_unknown_keys_of_a_turn_are_kept_out_and_noted():
     shaper = RowShaper(RowConfig(), "F")
     call = made_call({}, index=0) | {"function": {"name": "f", "strict": True}}
-    said = SAID | {"weight": 0, "tool_calls": [call], "function_call": {"name": "g"}}
+    said = SAID | {"weigh": 0, "weight": 1, "tool_calls": [call], "function_call": {"name": "g"}}
     found = shaper(Row(7, {"conversation": [ASKED | {"from": "human"}, said]}))
     assert found.messages == (ASKED, SAID | {"tool_calls": [made_call({})]})
-    names = ("weight", "function_call", "from", "tool_calls.index", "tool_calls.strict")
+    names = ("weigh", "function_call", "from", "tool_calls.index", "tool_calls.strict")
     assert shaper.unread_columns == {f"conversation.{name}" for name in names}
+
+
+@pytest.mark.parametrize(("weight", "named"), [(0, "zero"), (0.0, "zero"), (False, "zero"), (0.5, "other than one")])
+def test_an_answer_that_is_not_to_be_learnt_is_refused(weight, named):
+    found = reason([ASKED, SAID, ASKED, SAID | {"weight": weight}])
+    assert found.startswith("turn 4 of `messages` has a `weight` ")
+    assert named in found and found.endswith("set data.on_bad_record=skip")
+
+
+@pytest.mark.parametrize("weight", [1, 1.0, None])
+def test_an_answer_of_full_weight_is_learnt_and_a_question_may_weigh_nothing(weight):
+    shaper = RowShaper(RowConfig(), "F")
+    found = shaper(Row(7, {"messages": [ASKED | {"weight": 0}, SAID | {"weight": weight}]}))
+    assert (found.messages, shaper.unread_columns) == ((ASKED, SAID), set())
 
 
 def test_what_a_template_decides_is_left_to_it():

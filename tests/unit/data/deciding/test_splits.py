@@ -11,14 +11,31 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmtune.config.data import FilesConfig
-from llmtune.data import splits as module
-from llmtune.data.cleaning.fingerprints import exact_key, normalised_key
-from llmtune.data.cleaning.groups import lowest_of
+from llmtune.data.cleaning.fingerprints import exact_key, fingerprint
+from llmtune.data.cleaning.groups import find, join, lowest_of
 from llmtune.data.cleaning.measures import measure
-from llmtune.data.cleaning.near_duplicates import NearClusters, NearPair, join
-from llmtune.data.decisions import DUPLICATE, IN_TEST_FILE, OVERLAP, REASONS, SPLITS, STRADDLES, THINNED, ScanColumns
+from llmtune.data.cleaning.near_duplicates import NearClusters, NearPair
+from llmtune.data.deciding import splits as module
+from llmtune.data.deciding.decisions import (
+    DUPLICATE,
+    IN_TEST_FILE,
+    OVERLAP,
+    REASONS,
+    SPLITS,
+    STRADDLES,
+    THINNED,
+    ScanColumns,
+)
+from llmtune.data.deciding.splits import (
+    check_not_empty,
+    decide,
+    group_key,
+    needs_near,
+    select_place,
+    split_place,
+    why_too_few,
+)
 from llmtune.data.records import Record, content_hash
-from llmtune.data.splits import check_not_empty, decide, group_key, needs_near, select_place, split_place
 from llmtune.errors import DataError
 
 pytestmark = pytest.mark.fast
@@ -41,12 +58,11 @@ def columns_of(records, held_out=(), seed=0, sources=None):
         is_eval=np.arange(len(rows)) >= len(records),
         line=np.array([row.source_line for row in rows], np.int64),
         exact=np.array([exact_key(digest) for digest in hashes], np.uint64).reshape(-1, 2),
-        normalised=np.array([normalised_key(row) for row in rows], np.uint64),
+        normalised=fingerprint(rows, hashes, near=False).normalised,
         place=np.array([split_place(seed, *row) for row in zip(rows, hashes, strict=True)]),
         select_place=np.array([select_place(seed, digest) for digest in hashes]),
         group=np.array([group_key(row) for row in rows], np.uint64),
         num_words=measures.num_words,
-        num_characters=measures.num_characters,
         repetition=measures.repetition,
         odd_share=measures.odd_share,
         personal=np.zeros(len(rows), np.uint32),
@@ -60,7 +76,7 @@ def near_of(labels):
     for row, own in enumerate(labels):
         for label in own:
             join(roots, np.array([row]), np.array([first.setdefault(label, row)]))
-    return NearClusters(module.find(roots, np.arange(len(roots))), [])
+    return NearClusters(find(roots, np.arange(len(roots))), [])
 
 
 def split(config, records, held_out=(), near=None):
@@ -137,7 +153,7 @@ CONFIGS = st.builds(
     test_fraction=st.just(0.3),
     validation_fraction=st.just(0.2),
 )
-FILLER = [(f"filler {n}", [], None) for n in range(30)]  # so that no split is empty
+FILLER = [(f"filler {n}", [], None) for n in range(80)]  # so that no split is empty, and no cluster too large
 thorough = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -330,12 +346,64 @@ def test_one_held_out_holds_out_all_that_are_like_it():
 
 
 def test_a_large_cluster_that_fills_the_test_set_is_said_aloud():
-    near = near_of([["same"] if n < 150 else [n] for n in range(400)])
+    near = near_of([["same"] if n < 95 else [n] for n in range(400)])
     decisions, _ = split(CONFIG, texts(400), near=near)
     said = next(warning for warning in decisions.warnings if "nearly the same words" in warning)
     assert " of 400 examples are in test, though data.test_fraction is 0.1" in said
     assert "data.duplicates=near" in said
     assert not split(CONFIG, texts(400))[0].warnings
+
+
+def common(count, of=400):
+    """Near-duplicates of one another, the first of all rows."""
+    return near_of([["same"] if n < count else [n] for n in range(of)])
+
+
+@pytest.mark.parametrize(
+    ("count", "of", "is_apart"), [(100, 400, False), (101, 400, True), (19, 40, False), (20, 40, True)]
+)
+def test_a_cluster_of_too_large_a_share_is_taken_apart_and_said(count, of, is_apart):
+    config = dataclasses.replace(CONFIG, test_fraction=0.3)
+    columns = columns_of(texts(of))
+    decisions = decide(columns, config, common(count, of))
+    alone = decide(columns, config, None)
+    assert (decisions.split.tolist() == alone.split.tolist()) == is_apart
+    said = [warning for warning in decisions.warnings if "common prompt" in warning]
+    assert [warning.startswith(f"{count} of {of} rows share most of their words") for warning in said] == [
+        True
+    ] * is_apart
+    assert decisions.duplicates.near == (0 if is_apart else count - 1)
+    assert not any("are held out together" in warning for warning in decisions.warnings if is_apart)
+
+
+def test_what_is_equal_stays_together_and_counts_once_where_a_cluster_is_taken_apart():
+    records = [Record("f", n, text=f"text {n // 2}" if n % 4 else f"TEXT, {n // 2}!") for n in range(400)]
+    decisions, _ = split(CONFIG, records, near=common(300))
+    assert (decisions.split[::2] == decisions.split[1::2]).all()
+    assert set(decisions.split[:300].tolist()) == {0, 1, 2}
+    assert (decisions.duplicates.normalised, decisions.duplicates.exact, decisions.duplicates.near) == (100, 100, 0)
+    copies = [Record("f", n, text="the same" if n < 300 else f"text {n}") for n in range(400)]
+    near = near_of([["same"] if n < 310 else [n] for n in range(400)])
+    decisions, _ = split(CONFIG, copies, near=near)
+    assert len(set(decisions.split[:310].tolist())) == 1
+    assert decisions.duplicates.near == 10
+
+
+def test_a_cluster_of_too_large_a_share_is_dropped_where_that_is_asked():
+    decisions, _ = split(dataclasses.replace(CONFIG, duplicates="near"), texts(400), near=common(300))
+    assert decisions.num_dropped() == {DUPLICATE["near"]: 299}
+    assert not any("common prompt" in warning for warning in decisions.warnings)
+
+
+def test_a_cluster_that_is_taken_apart_overlaps_with_a_test_file_only_where_it_is_equal():
+    held_out = [*texts(1, first=7), Record("e", 2, text="TEXT 8"), Record("e", 3, text="like them all")]
+    config = FilesConfig(eval_path="e")
+    for count, lost in ((100, 2), (20, 20)):
+        near = near_of([["same"] if n < count or n >= 100 else [n] for n in range(103)])
+        decisions, _ = split(config, texts(100), held_out, near)
+        assert sum(decisions.num_dropped().values()) == lost
+        assert (decisions.overlap.exact, decisions.overlap.normalised) == (1, 1)
+        assert decisions.overlap.near == lost - 2
 
 
 SIZES = (50, 100, 200, 400)
@@ -392,7 +460,6 @@ def test_an_eval_file_is_the_whole_test_set_and_its_examples_are_neither_trained
     assert decisions.num_dropped(is_eval) == {DUPLICATE["exact"]: 1}
     assert decisions.overlap.exact == 50
     assert decisions.overlap.listed[0] == (50, 100)
-    assert not decisions.too_few_test
 
 
 def test_what_is_like_the_eval_file_is_left_out_at_every_likeness():
@@ -506,15 +573,14 @@ def test_validation_may_be_empty_only_where_it_is_turned_off():
 
 
 def test_a_small_test_set_is_said_with_the_cure():
-    decisions, _ = split(FilesConfig(), numbered(19, low=0, high=0.1) + texts(50, first=10**6))
-    few = decisions.num_kept()["test"]
-    assert decisions.too_few_test == (few < 20)
-    decisions, _ = split(FilesConfig(eval_path="e"), texts(100), texts(19, first=200))
-    assert decisions.too_few_test
-    assert decisions.warnings == [
+    assert why_too_few(20, CONFIG) is None
+    assert why_too_few(1, CONFIG) == (
+        "the test set holds 1 example, too few for any claim: below 20 a comparison makes none; give a larger "
+        "data.test_fraction, more examples or data.eval_path"
+    )
+    assert why_too_few(19, FilesConfig(eval_path="e")) == (
         "the test set holds 19 examples, too few for any claim: below 20 a comparison makes none; give more examples"
-    ]
-    assert not split(FilesConfig(eval_path="e"), texts(100), texts(20, first=200))[0].too_few_test
+    )
 
 
 def test_bounds_personal_data_and_outliers_leave_rows_out_in_this_order():

@@ -49,10 +49,9 @@ class ScanColumns:
     select_place: NDArray[np.float64]
     group: NDArray[np.uint64]
     """Of `group_key`."""
-    num_words: NDArray[np.int64]
-    num_characters: NDArray[np.int64]
-    repetition: NDArray[np.float64]
-    odd_share: NDArray[np.float64]
+    num_words: NDArray[np.int32]
+    repetition: NDArray[np.float32]
+    odd_share: NDArray[np.float32]
     personal: NDArray[np.uint32]
     """A bit for each kind of personal data that was found."""
 
@@ -97,8 +96,6 @@ class Decisions:
     outliers: dict[str, Indices]
     """Rows by kind; empty where they aren't looked for."""
     warnings: list[str]
-    too_few_test: bool
-    """Whether the test set is too small for any claim."""
     select_place: NDArray[np.float64]
 
     def order(self, name: str) -> Indices:

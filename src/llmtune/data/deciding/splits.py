@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmtune.config.data import DataConfig
-from llmtune.data.cleaning.groups import Flags, Indices, any_of, best_of, first_equal, lowest_of
-from llmtune.data.cleaning.near_duplicates import NearClusters, find, join
+from llmtune.data.cleaning.groups import Flags, Indices, any_of, best_of, every_row, lowest_of
+from llmtune.data.cleaning.near_duplicates import NearClusters
 from llmtune.data.cleaning.outliers import Measured, find_outliers
-from llmtune.data.decisions import (
+from llmtune.data.deciding.decisions import (
     DROPPED,
     DUPLICATE,
     LEVELS,
@@ -33,6 +33,7 @@ from llmtune.data.decisions import (
     Overlap,
     ScanColumns,
 )
+from llmtune.data.deciding.likeness import find_likeness
 from llmtune.data.records import Record
 from llmtune.errors import DataError
 
@@ -71,10 +72,14 @@ def decide(
     """Decide what becomes of each row.
 
     A row's place follows from its content (its group's name, where it has one) and `split_seed`; the lowest places
-    are the test set, those above them validation. Rows of the same or nearly the same words have the lowest place of
-    them all, so that none straddles, and no further row moves one out of the test set. Rows of a named group keep the
-    group's place: where they are like a row that is held out with another, they are left out. The rows that a limit
-    keeps are part of those that a higher limit keeps. A test file is the test set as a whole.
+    are the test set, those above them validation. Rows of the same words, and those that were found to be nearly the
+    same, have the lowest place of them all, so that none straddles, and no further row moves one out of the test set.
+    Near-duplicates can be missed: a row is compared with 15 others at most of those that share a part of its signature.
+    Where a cluster of near-duplicates holds more than a quarter of the training rows, and 20 or more, they have a
+    prompt in common rather than being the same: only those of the same words stay together, and a cluster that grows
+    to be one gives back the test rows that it held. Rows of a named group keep the group's place: where they are like a
+    row that is held out with another, they are left out. The rows that a limit keeps are part of those that a higher
+    limit keeps. A test file is the test set as a whole.
 
     Args:
         columns: the rows.
@@ -90,14 +95,13 @@ def decide(
     duplicates = table.drop_duplicates()
     overlap = table.drop_overlap()
     fit = ~columns.is_eval & table.alive
-    crowded = _crowded(columns.place[fit], table.places[fit], config)
+    warnings = [*table.taken_apart(), *_crowded(columns.place[fit], table.places[fit], config)]
     table.weigh(weights)
     table.limit()
     num_kept = {name: int(np.count_nonzero(table.split == place)) for place, name in enumerate(SPLITS)}
     training = bool((~columns.is_eval).any()) and not (config.eval_path and overlap.listed)
-    cure = _smallest_fractions(table.places[fit], config)
+    cure = "" if all(num_kept.values()) else _smallest_fractions(table.places[fit], config)
     check_not_empty(num_kept, config, table.left_out(), training=training, cure=cure)
-    too_few = num_kept["test"] < FEWEST_TEST_EXAMPLES
     return Decisions(
         split=table.split,
         reason=table.reason,
@@ -105,8 +109,7 @@ def decide(
         duplicates=duplicates,
         overlap=overlap,
         outliers=table.outliers,
-        warnings=[*([_few(num_kept["test"], config)] if too_few else []), *crowded],
-        too_few_test=too_few,
+        warnings=warnings,
         select_place=columns.select_place,
     )
 
@@ -118,25 +121,27 @@ class _Table:
         self._columns = columns
         self._config = config
         self._is_train = ~columns.is_eval
-        self._ids = {
-            "exact": first_equal(columns.exact[:, 0], columns.exact[:, 1]),
-            "normalised": first_equal(columns.normalised),
-        }
-        roots = self._ids["normalised"].copy()
-        for linked in (self._ids["exact"], *(() if near is None else (near.ids,))):
-            join(roots, np.arange(len(roots)), linked)
-        self._ids["near"] = find(roots, np.arange(len(roots)))
-        self._listed = [] if near is None else near.listed
-        self.reason = np.zeros(len(roots), np.uint8)
+        self._likeness = find_likeness(columns, near, takes_apart=config.duplicates != "near")
+        self._ids = self._likeness.ids
+        self.reason = np.zeros(len(columns.line), np.uint8)
         self.outliers: dict[str, Indices] = {}
         together = lowest_of(self._ids["near"], np.where(self._is_train, columns.place, 1.0))
         self.places = np.where(columns.group == 0, together, columns.place)
-        self.split = np.where(columns.is_eval, TEST, _by_place(self.places, config)).astype(np.int8)
-        self.times = np.ones(len(roots), np.int32)
+        self.split = np.where(columns.is_eval, np.int8(TEST), _by_place(self.places, config))
+        self.times = np.ones(len(columns.line), np.int32)
 
     @property
     def alive(self) -> Flags:
         return self.reason == 0
+
+    def taken_apart(self) -> Iterator[str]:
+        """A warning where rows that are much alike aren't kept together, since they are too many."""
+        if num_apart := self._likeness.num_apart:
+            yield (
+                f"{num_apart:,} of {np.count_nonzero(self._is_train):,} rows share most of their words with many "
+                "others (a common prompt?), so they aren't kept together and test examples may be like "
+                "training ones; a higher data.near_duplicate_threshold tells them apart, data.duplicates=near keeps one"
+            )
 
     def left_out(self) -> str:
         """How many rows were left out and why, for a message; empty where none was."""
@@ -162,13 +167,13 @@ class _Table:
             self._drop(columns.personal != 0, PERSONAL)
         if config.outliers == "ignore":
             return
-        rows = np.flatnonzero(self._is_train & self.alive)
-        measured = Measured(columns.num_words[rows], columns.repetition[rows], columns.odd_share[rows])
+        among = self._is_train & self.alive
+        measured = Measured(columns.num_words[among], columns.repetition[among], columns.odd_share[among])
         for kind, flags in find_outliers(measured).items():
-            self.outliers[kind] = rows[flags]
+            found = np.zeros(len(among), np.bool_)
+            found[among] = flags
+            self.outliers[kind] = np.flatnonzero(found)
             if config.outliers == "drop":
-                found = np.zeros(len(self.split), np.bool_)
-                found[rows[flags]] = True
                 self._drop(found, OUTLIER[kind])
 
     def drop_duplicates(self) -> Duplicates:
@@ -189,15 +194,16 @@ class _Table:
         return found
 
     def _duplicates(self, counted: Flags) -> Duplicates:
-        num = {level: len(np.unique(ids[counted])) for level, ids in self._ids.items()}
+        num = {level: int(np.count_nonzero(np.bincount(ids[counted]))) for level, ids in self._ids.items()}
         sizes = np.bincount(self._ids["near"][counted], minlength=1)
         listed: list[tuple[int, int, float]] = []
-        firsts = lowest_of(self._ids["normalised"], np.where(counted, np.arange(len(counted)), len(counted)))
-        for row in np.flatnonzero(counted & (firsts < np.arange(len(counted))))[:_MOST_LISTED]:
+        rows = every_row(len(counted))
+        firsts = lowest_of(self._ids["normalised"], np.where(counted, rows, rows.dtype.type(len(rows))))
+        for row in np.flatnonzero(counted & (firsts < rows))[:_MOST_LISTED]:
             listed.append((int(firsts[row]), int(row), 1.0))
         listed += [
             (pair.first, pair.other, pair.likeness)
-            for pair in self._listed
+            for pair in self._likeness.pairs
             if counted[pair.first] and counted[pair.other] and firsts[pair.first] != firsts[pair.other]
         ]
         return Duplicates(
@@ -219,8 +225,8 @@ class _Table:
         in_test = self.split == TEST
         overlapping = before & ~self.alive & (self.reason != REASONS.index(STRADDLES["validation"]))
         within = [int(np.count_nonzero(overlapping & any_of(self._ids[level], in_test))) for level in LEVELS]
-        rows = np.arange(len(in_test))
-        firsts = lowest_of(self._ids["near"], np.where(in_test, rows, len(rows)))
+        rows = every_row(len(in_test))
+        firsts = lowest_of(self._ids["near"], np.where(in_test, rows, rows.dtype.type(len(rows))))
         listed = [(row, int(firsts[row])) for row in np.flatnonzero(overlapping)[:_MOST_LISTED].tolist()]
         return Overlap(within[0], within[1] - within[0], within[2] - within[1], listed)
 
@@ -228,11 +234,11 @@ class _Table:
         """Repeat or thin the training rows of each source; which ones follows from their content."""
         if not weights:
             return
-        wanted = np.asarray(weights, np.float64)[self._columns.source]
-        whole = np.floor(wanted)
-        chosen = self._columns.exact[:, 1] / 2.0**64 < wanted - whole
         is_train = self.split == TRAIN
-        self.times[is_train] = (whole + chosen)[is_train]
+        for number, weight in enumerate(weights):
+            rows = is_train & (self._columns.source == number)
+            chosen = self._columns.exact[rows, 1] / 2.0**64 < weight - math.floor(weight)
+            self.times[rows] = math.floor(weight) + chosen
         self._drop(is_train & (self.times == 0), THINNED)
 
     def limit(self) -> None:
@@ -283,9 +289,9 @@ def _fractions(config: DataConfig) -> dict[str, float]:
     return test | {"validation": config.validation_fraction}
 
 
-def _by_place(places: NDArray[np.float64], config: DataConfig) -> NDArray[np.int64]:
+def _by_place(places: NDArray[np.float64], config: DataConfig) -> NDArray[np.int8]:
     """The split of each place: the lowest are the test set, those above them validation."""
-    split = np.full(len(places), TRAIN)
+    split = np.full(len(places), TRAIN, np.int8)
     below = 0.0
     for name, fraction in _fractions(config).items():
         split[(places >= below) & (places < below + fraction)] = SPLITS.index(name)
@@ -327,7 +333,10 @@ def _rounded_up(value: float, num_digits: int) -> float:
     return round((math.floor(value * 10**num_digits) + 1) / 10**num_digits, num_digits)
 
 
-def _few(num_test: int, config: DataConfig) -> str:
+def why_too_few(num_test: int, config: DataConfig) -> str | None:
+    """A warning where the test set holds too few examples for any claim, with the cure; None where it doesn't."""
+    if num_test >= FEWEST_TEST_EXAMPLES:
+        return None
     cure = "more examples" if config.eval_path else "a larger data.test_fraction, more examples or data.eval_path"
     return (
         f"the test set holds {num_test} {_examples(num_test)}, too few for any claim: below {FEWEST_TEST_EXAMPLES} a "
