@@ -22,13 +22,14 @@ DUPLICATE = {"exact": "duplicate", "normalised": "duplicate but for case, white 
 DUPLICATE["near"] = "near-duplicate"
 OVERLAP = {"exact": IN_TEST_FILE, "normalised": f"{IN_TEST_FILE} but for case, white space or punctuation"}
 OVERLAP["near"] = "near-duplicate of an example of the test file"
+IN_TEST_GROUP = "of a group that also stands in the test file"
 STRADDLES = {name: f"near-duplicate of a {name} example" for name in ("test", "validation")}
 OUTLIER = {kind: f"outlier: {kind}" for kind in KINDS}
 OVER_LIMIT = {name: f"over the limit of {name} examples" for name in SPLITS}
 REASONS = (
     "",
     *(SHORT, LONG, PERSONAL, *OUTLIER.values(), *DUPLICATE.values(), *OVERLAP.values(), *STRADDLES.values()),
-    *(THINNED, *OVER_LIMIT.values()),
+    *(IN_TEST_GROUP, THINNED, *OVER_LIMIT.values()),
 )
 """Why a row is left out, in the order in which it's asked; the first stands for a row that is kept."""
 

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from llmtune.config.data import DataConfig
 from llmtune.data.cleaning.groups import Flags, Indices, any_of, best_of, every_row, lowest_of
 from llmtune.data.cleaning.near_duplicates import NearClusters
-from llmtune.data.cleaning.outliers import Measured, find_outliers
+from llmtune.data.cleaning.outliers import KINDS, Measured, find_outliers
 from llmtune.data.deciding.decisions import (
     DROPPED,
     DUPLICATE,
+    IN_TEST_GROUP,
     LEVELS,
     LONG,
     OUTLIER,
@@ -167,14 +168,16 @@ class _Table:
             self._drop(columns.personal != 0, PERSONAL)
         if config.outliers == "ignore":
             return
-        among = self._is_train & self.alive
-        measured = Measured(columns.num_words[among], columns.repetition[among], columns.odd_share[among])
-        for kind, flags in find_outliers(measured).items():
-            found = np.zeros(len(among), np.bool_)
-            found[among] = flags
-            self.outliers[kind] = np.flatnonzero(found)
+        found = {kind: np.zeros(len(self.split), np.bool_) for kind in KINDS}
+        for source in np.unique(columns.source[self._is_train]):  # what is usual differs from source to source
+            among = self._is_train & self.alive & (columns.source == source)
+            measured = Measured(columns.num_words[among], columns.repetition[among], columns.odd_share[among])
+            for kind, flags in find_outliers(measured).items():
+                found[kind][among] = flags
+        for kind, rows in found.items():
+            self.outliers[kind] = np.flatnonzero(rows)
             if config.outliers == "drop":
-                self._drop(found, OUTLIER[kind])
+                self._drop(rows, OUTLIER[kind])
 
     def drop_duplicates(self) -> Duplicates:
         """Leave out all but the first of each group, up to the likeness that is asked for.
@@ -220,10 +223,13 @@ class _Table:
         test_file = self._columns.is_eval & self.alive
         for level in LEVELS:
             self._drop(self._is_train & any_of(self._ids[level], test_file), OVERLAP[level])
+        groups = self._columns.group
+        self._drop(self._is_train & (groups != 0) & np.isin(groups, groups[test_file]), IN_TEST_GROUP)
         for name, place in (("test", TEST), ("validation", VALIDATION)):
             self._drop((self.split < place) & any_of(self._ids["near"], self.split == place), STRADDLES[name])
         in_test = self.split == TEST
-        overlapping = before & ~self.alive & (self.reason != REASONS.index(STRADDLES["validation"]))
+        others = [REASONS.index(reason) for reason in (STRADDLES["validation"], IN_TEST_GROUP)]
+        overlapping = before & ~self.alive & ~np.isin(self.reason, others)
         within = [int(np.count_nonzero(overlapping & any_of(self._ids[level], in_test))) for level in LEVELS]
         rows = every_row(len(in_test))
         firsts = lowest_of(self._ids["near"], np.where(in_test, rows, rows.dtype.type(len(rows))))

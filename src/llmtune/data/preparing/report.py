@@ -225,12 +225,14 @@ def _overlap(account: Account) -> dict[str, Any]:
 def _outliers(account: Account) -> dict[str, Any]:
     scan, columns = account.scan, account.scan.columns
     measured = Measured(columns.num_words, columns.repetition, columns.odd_share)
-    median = float(np.median(columns.num_words))
+    train = {number for number, is_eval in enumerate(account.is_eval) if not is_eval}
+    medians = {number: float(np.median(columns.num_words[columns.source == number])) for number in train}
     return {
         kind: {
             "count": len(rows),
             "listed": [
-                f"{scan.where(row)}: {describe_outlier(kind, measured, row, median)}" for row in rows[:_MOST_LISTED]
+                f"{scan.where(row)}: {describe_outlier(kind, measured, row, medians[int(columns.source[row])])}"
+                for row in rows[:_MOST_LISTED]
             ],
         }
         for kind, rows in account.decisions.outliers.items()

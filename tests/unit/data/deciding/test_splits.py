@@ -633,3 +633,25 @@ def test_near_duplicates_are_needed_where_they_are_found_or_dropped():
     assert needs_near(FilesConfig())
     assert needs_near(FilesConfig(find_near_duplicates=False, duplicates="near"))
     assert not needs_near(FilesConfig(find_near_duplicates=False))
+
+
+def test_what_is_an_outlier_is_judged_by_its_own_source():
+    short = [Record("a", n + 1, text=" ".join(f"w{n}x{k}" for k in range(8 + n % 30))) for n in range(200)]
+    long = [Record("b", n + 1, text=" ".join(f"v{n}x{k}" for k in range(400 + 5 * n))) for n in range(60)]
+    config = dataclasses.replace(WIDE, outliers="drop")
+    apart = decide(columns_of([*short, *long], sources=[0] * 200 + [1] * 60), config, None)
+    assert not len(apart.outliers["length"])
+    pooled = decide(columns_of([*short, *long], sources=[0] * 260), config, None)  # the control
+    assert len(pooled.outliers["length"]) > 20
+
+
+def test_a_group_that_stands_in_the_test_file_is_left_out_of_training():
+    rows = [Record("f", n + 1, text=f"text {n}", group=f"g{n % 20}") for n in range(200)]
+    held_out = [Record("e", n + 1, text=f"other {n}", group=f"g{n % 5}" if n < 25 else None) for n in range(30)]
+    columns = columns_of(rows, held_out)
+    decisions = decide(columns, dataclasses.replace(WIDE, eval_path="e"), None)
+    shared = np.array([int(row.group[1:]) < 5 for row in rows])
+    assert (decisions.split[:200][shared] == -1).all()
+    assert (decisions.split[:200][~shared] >= 0).all()
+    assert decisions.num_dropped() == {"of a group that also stands in the test file": 50}
+    assert decisions.overlap.listed == []
