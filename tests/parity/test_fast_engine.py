@@ -182,6 +182,7 @@ def test_long_texts_that_share_their_start(kind):
         assert_same(kind, [start[: numbers.randint(3000, len(start))] + end for end in ends])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama3", "qwen35", "o200k", "deepseek", "smollm", "gemma"])
 def test_every_character_in_turn(kind):
     characters = [chr(number) for number in range(0x32000) if not 0xD800 <= number < 0xE000]

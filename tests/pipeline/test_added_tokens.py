@@ -54,7 +54,9 @@ def logits(model) -> torch.Tensor:
     return model(torch.tensor([[START, 70, 80, END, START, 90]])).logits[0].float()
 
 
-@pytest.mark.parametrize("method", ["lora", "full", "qlora"])
+@pytest.mark.parametrize(
+    "method", ["lora", pytest.param("full", marks=pytest.mark.slow), pytest.param("qlora", marks=pytest.mark.slow)]
+)
 def test_added_tokens_reach_every_file(workplace, chat, tiny_gpt2, method):
     assert workplace.train(f"method={method}", *chat, "export.max_loss_rise=10", *STAGES, model="tiny_gpt2") == 0
     run = workplace.newest

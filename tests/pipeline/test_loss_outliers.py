@@ -154,6 +154,7 @@ def test_no_step_takes_one_that_was_left_out(workplace, taught, monkeypatch) -> 
         assert taken & set(places(taught)) == expected
 
 
+@pytest.mark.slow
 def test_two_processes_leave_out_what_one_does(workplace, taught) -> None:
     digests, losses = [], []
     for name, hardware in (("one", ["hardware=cpu"]), ("two", TWO)):

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from .conftest import Workplace
 from .test_prepare import ALONE, command, pairs
 
@@ -22,6 +24,7 @@ def num_builds(workplace: Workplace) -> tuple[int, int]:
     return len(folders), sum("tokenising" in log for log in logs)
 
 
+@pytest.mark.slow
 def test_a_sweep_prepares_once_and_each_job_may_write_the_kept_rows(workplace) -> None:
     words = ["-m", "train.learning_rate=0.1,0.01,0.001", *ALONE, _file(workplace), "data.write_clean=clean.jsonl"]
     assert workplace.type(*command(workplace, *words)) == 0
@@ -50,6 +53,7 @@ sys.exit(run(sys.argv[2:]))
 """
 
 
+@pytest.mark.slow
 def test_commands_that_start_together_prepare_once(workplace) -> None:
     """Both are about to look for prepared data before either goes on."""
     words = [*ALONE, _file(workplace)]
