@@ -72,7 +72,7 @@ def _edit_state(folder: Path, change: Callable[[dict], object]) -> None:
     state = json.loads((folder / "trainer_state.json").read_text())
     change(state)
     (folder / "trainer_state.json").write_text(json.dumps(state))
-    digest = checkpoint._sha256(folder / "trainer_state.json")
+    digest = checkpoint.sha256_of(folder / "trainer_state.json")
     _edit_index(folder, lambda index: index["files"].update({"trainer_state.json": digest}))
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from llmtune.runs.file_digest import sha256_of
+
 
 def file_sha256(path: Path) -> str:
     """Hex SHA-256 of a file's bytes; remembered while size and modification time stay the same."""
@@ -17,8 +19,7 @@ def file_sha256(path: Path) -> str:
 @functools.lru_cache(maxsize=256)
 def _sha256(path: Path, size: int, modified_ns: int) -> str:
     del size, modified_ns  # part of the cache's key alone
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path)
 
 
 def describe_weights(folder: Path) -> dict[str, Any]:

@@ -1,35 +1,14 @@
-"""The report on prepared data: as a page, and as tables in the terminal."""
+"""The report on prepared data as tables in the terminal."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from llmtune.logs import print_table, say, show, warn
 from llmtune.pages.numbers import counted, number, percent
 from llmtune.stages.data_advice import PackingFill, advise, likenesses, num_found
-from llmtune.stages.data_page import DataPage
 from llmtune.stages.shown_examples import SPLIT_NAMES, ShownExample, in_terminal
 
 _COLUMNS = ("split", "rows", "examples", "tokens", "trained on", "mean tokens", "longest", "cut")
-
-
-def write_page(
-    report: Mapping[str, Any],
-    shown: Sequence[ShownExample],
-    fill: PackingFill | None,
-    max_seq_len: int,
-    path: Path,
-) -> None:
-    """Write the page that shows what the model will learn from.
-
-    Args:
-        report: the account of prepared data.
-        shown: examples for a person to look at; none where text may not be written.
-        fill: of the micro-batches; None where they aren't planned or aren't packed.
-        max_seq_len: tokens of an example at most.
-        path: the file.
-    """
-    DataPage(report, shown, fill, max_seq_len).write(path)
 
 
 def show_report(

@@ -14,11 +14,11 @@ from llmtune.data.cleaning.outliers import describe_loss, find_loss_outliers
 from llmtune.data.preparing.alone import alone
 from llmtune.data.preparing.prepared import PreparedData
 from llmtune.data.preparing.report import LOSS_OUTLIER
-from llmtune.data.reading.digests import sha256_of
 from llmtune.data.token_table import TokenTable
 from llmtune.evaluation.perplexity import LossSettings, evaluate_loss
 from llmtune.logs import say
 from llmtune.models.load import load_frozen
+from llmtune.runs.file_digest import sha256_of
 from llmtune.runs.manifest import write_json
 from llmtune.stages.context import RunContext
 from llmtune.stages.training_choices import attention_for_evaluation

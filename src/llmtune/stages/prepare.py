@@ -15,7 +15,8 @@ from llmtune.models.digest import describe_weights
 from llmtune.runs.manifest import Manifest, write_json
 from llmtune.stages.context import RunContext
 from llmtune.stages.data_advice import PackingFill, num_found
-from llmtune.stages.data_report import show_report, write_page
+from llmtune.stages.data_page import DataPage
+from llmtune.stages.data_report import show_report
 from llmtune.stages.division import plan_settings
 from llmtune.stages.shown_examples import ShownExample
 from llmtune.stages.token_pieces import decoded, pieces_of
@@ -46,7 +47,7 @@ def run(context: RunContext) -> None:
     shown = _shown_examples(context, data) if config.tracking.log_text else []
     fill = _packing_fill(context, data) if trains and config.train.packing else None
     show_report(data.report, shown, fill, config.data.max_seq_len)
-    write_page(data.report, shown, fill, config.data.max_seq_len, context.folder.data_page)
+    DataPage(data.report, shown, fill, config.data.max_seq_len).write(context.folder.data_page)
     write_json(context.folder.data_report, data.report | {"digest": data.digest})
     context.tracker.log_artifact(context.folder.data_page)
     context.tracker.log_artifact(context.folder.data_report)

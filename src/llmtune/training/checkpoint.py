@@ -1,6 +1,5 @@
 """Checkpoints: everything a run needs to go on exactly, written so that a kill at any moment leaves a whole one."""
 
-import hashlib
 import json
 import os
 import re
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 
 from llmtune.errors import RunError, TrainingFault
 from llmtune.logs import warn
+from llmtune.runs.file_digest import sha256_of
 from llmtune.training.optimizer_state import OPTIMIZER_FILES, restore_optimizer, save_optimizer
 from llmtune.training.parts import TrainParts, TrainState
 from llmtune.training.snapshot import Snapshot
@@ -218,7 +218,7 @@ def _find_wrong_file(folder: Path, digests: dict[str, str]) -> str | None:
     for name in sorted(found - set(digests) - {_INDEX}):
         return f"{name} was not saved with it"
     for name, digest in digests.items():
-        if _sha256(folder / name) != digest:
+        if sha256_of(folder / name) != digest:
             return f"{name} has changed since it was saved"
     return None
 
@@ -264,7 +264,7 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def _write_index(folder: Path, step: int) -> None:
-    digests = {path.relative_to(folder).as_posix(): _sha256(path) for path in sorted(_visible_files(folder))}
+    digests = {path.relative_to(folder).as_posix(): sha256_of(path) for path in sorted(_visible_files(folder))}
     _write_json(folder / _INDEX, {"format_version": FORMAT_VERSION, "step": step, "files": digests})
 
 
@@ -295,11 +295,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fsync(path: Path) -> None:

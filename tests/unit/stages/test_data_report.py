@@ -12,7 +12,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from made_up_report import NOTHING, report, source, split, splits
 
 from llmtune.stages.data_advice import PackingFill, advise
-from llmtune.stages.data_report import show_report, write_page
+from llmtune.stages.data_page import DataPage
+from llmtune.stages.data_report import show_report
 from llmtune.stages.shown_examples import ShownExample, drawn, in_terminal
 from llmtune.stages.token_pieces import Piece
 
@@ -68,7 +69,7 @@ class Read(HTMLParser):
 
 
 def page(folder: Path, shown: Any = (EXAMPLE,), fill: PackingFill | None = None, **changed: Any) -> Read:
-    write_page(report(**changed), shown, fill, 256, folder / "page.html")
+    DataPage(report(**changed), shown, fill, 256).write(folder / "page.html")
     markup = (folder / "page.html").read_text(encoding="utf-8")
     read = Read(markup)
     assert read.whole and read.open == []

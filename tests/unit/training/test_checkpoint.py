@@ -95,8 +95,8 @@ def test_any_damage_falls_back_to_the_checkpoint_before_aloud(parts, tmp_path, m
 
 def test_to_go_on_reads_each_file_for_its_digest_once(parts, make_parts, tmp_path, monkeypatch):
     save_checkpoint(tmp_path / "checkpoint-3", take_snapshot(parts, STATE))
-    digest, read = checkpoint._sha256, []
-    monkeypatch.setattr(checkpoint, "_sha256", lambda path: read.append(path.name) or digest(path))
+    digest, read = checkpoint.sha256_of, []
+    monkeypatch.setattr(checkpoint, "sha256_of", lambda path: read.append(path.name) or digest(path))
     newest = newest_intact_checkpoint(tmp_path)
     assert newest is not None
     load_checkpoint(newest, make_parts())

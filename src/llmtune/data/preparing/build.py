@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from llmtune.config.data import DataConfig
 from llmtune.data.cleaning.near_duplicates import NearClusters, cluster_near
 from llmtune.data.deciding.decisions import SPLITS, Decisions
 from llmtune.data.deciding.splits import check_not_empty, decide, needs_near, why_too_few
-from llmtune.data.encoding.description import TokenizerDescription, describe_tokenizer
+from llmtune.data.encoding.description import TokenizerDescription
 from llmtune.data.encoding.fast_engine import EnginesDiffer
 from llmtune.data.encoding.library_engine import parallel_tokenizers
 from llmtune.data.encoding.tokenize import EncodingOptions
@@ -21,24 +20,27 @@ from llmtune.data.preparing.encode import Encoder, EncodeTask, Lost, WrittenSpli
 from llmtune.data.preparing.examples import BlockTask, ExampleReader
 from llmtune.data.preparing.report import Account, write_report
 from llmtune.data.preparing.scan import Scan, Scanner, gather
-from llmtune.data.preparing.workers import Workers, num_usable_cores
+from llmtune.data.preparing.workers import Workers
 from llmtune.data.reading.digests import changed
 from llmtune.data.reading.sources import Source
 from llmtune.data.shaping.refusals import refusal
 from llmtune.data.token_table import write_order
 from llmtune.errors import DataError
 from llmtune.logs import progress, say, warn
+from llmtune.runs.environment import usable_cores
 
 _MUCH_BYTES = 12 * 2**20
 """Size of the sources from which several processes pay for their start."""
 
 
-def build(config: DataConfig, tokenizer: Any, sources: tuple[list[Source], list[Source]], folder: Path) -> None:
+def build(
+    config: DataConfig, description: TokenizerDescription, sources: tuple[list[Source], list[Source]], folder: Path
+) -> None:
     """Write the splits' tables, their order and the report into an empty folder.
 
     Args:
         config: cleaning, lengths and splits.
-        tokenizer: a transformers tokenizer.
+        description: the tokenizer.
         sources: those that are divided, and those of the test set alone.
         folder: where to.
 
@@ -46,7 +48,6 @@ def build(config: DataConfig, tokenizer: Any, sources: tuple[list[Source], list[
         DataError: the examples can't be read, or leave a split empty.
     """
     every = Sources(*sources)
-    description = describe_tokenizer(tokenizer)
     reader = ExampleReader(tuple(source.rows for source in every.all), masks=config.personal_data == "mask")
     with Workers(_num_workers(config, every.all, description)) as workers:
         job = _Job(config, every, reader, workers, folder)
@@ -109,7 +110,7 @@ def _num_workers(config: DataConfig, sources: Sequence[Source], description: Tok
     if config.num_workers is not None:
         return config.num_workers
     num_bytes = sum(source.num_bytes() for source in sources)
-    return num_usable_cores() if num_bytes >= _MUCH_BYTES and num_usable_cores() > 1 else 0
+    return usable_cores() if num_bytes >= _MUCH_BYTES and usable_cores() > 1 else 0
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 
 from llmtune.config.data import DataConfig
 from llmtune.data.deciding.decisions import SPLITS
-from llmtune.data.encoding.description import describe_tokenizer
+from llmtune.data.encoding.description import TokenizerDescription, describe_tokenizer
 from llmtune.data.encoding.fast_engine import SWITCH
 from llmtune.data.preparing.alone import alone
 from llmtune.data.preparing.build import build
@@ -90,9 +90,10 @@ def prepare_data(config: DataConfig, tokenizer: Any, tokenizer_digest: str, cach
             all their examples also stand in the test file.
     """
     sources, eval_sources = open_sources(config, cache_dir), open_eval_sources(config, cache_dir)
-    key = _cache_key(config, tokenizer, tokenizer_digest, [sources, eval_sources])
+    description = describe_tokenizer(tokenizer)
+    key = _cache_key(config, description, tokenizer_digest, [sources, eval_sources])
     folder = cache_dir / "prepared" / key
-    found = _found_or_built(folder, lambda building: build(config, tokenizer, (sources, eval_sources), building))
+    found = _found_or_built(folder, lambda building: build(config, description, (sources, eval_sources), building))
     report = found.report | {"sources": list(_as_they_are(found.report["sources"], [*sources, *eval_sources]))}
     return replace(found, sources=tuple(sources), report=report)
 
@@ -147,17 +148,18 @@ def _found_or_built(folder: Path, build_in: Callable[[Path], None]) -> PreparedD
         return open_prepared(folder)
 
 
-def _cache_key(config: DataConfig, tokenizer: Any, tokenizer_digest: str, sources: Sequence[list[Source]]) -> str:
+def _cache_key(
+    config: DataConfig, description: TokenizerDescription, tokenizer_digest: str, sources: Sequence[list[Source]]
+) -> str:
     options = {name: value for name, value in asdict(config).items() if name not in _WITHOUT_EFFECT}
     read = [[(part.name, part.digest, asdict(part.rows), part.weight) for part in parts] for parts in sources]
     versions = [*_versions(), unicodedata.unidata_version, os.environ.get(SWITCH) == "0"]
-    content = [_code_digest(), versions, read, tokenizer_digest, _described(tokenizer), options]
+    content = [_code_digest(), versions, read, tokenizer_digest, _described(description), options]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-def _described(tokenizer: Any) -> dict[str, Any]:
+def _described(description: TokenizerDescription) -> dict[str, Any]:
     """What encoding takes from a tokenizer beside its rules, of which there is a digest."""
-    description = describe_tokenizer(tokenizer)
     names = {entry.name for entry in fields(description)} - {"backend", "tokenizer"}
     return {name: getattr(description, name) for name in sorted(names)}
 

@@ -6,7 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from llmtune.data.reading.digests import Stamp, sha256_of, stamp_of
+from llmtune.data.reading.digests import Stamp, stamp_of
+from llmtune.runs.file_digest import sha256_of
 from llmtune.runs.manifest import write_json
 
 _SEEN = "seen.json"

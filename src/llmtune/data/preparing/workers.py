@@ -28,11 +28,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def num_usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class Workers:
     """Several processes of one thread each, or none: then this one works. Use as a context manager.
 

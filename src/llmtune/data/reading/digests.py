@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmtune.errors import DataError
+from llmtune.runs.file_digest import sha256_of
 from llmtune.runs.manifest import write_json
 
 _FOLDER = "digests"
@@ -30,12 +31,6 @@ def stamp_of(file: Path) -> Stamp:
     """How a file stands now."""
     status = file.stat()
     return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-
-
-def sha256_of(file: Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def stamped_digest(file: Path, cache_dir: Path) -> tuple[Stamp, str]:

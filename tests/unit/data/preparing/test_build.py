@@ -188,7 +188,7 @@ def test_bounds_of_tokens_hold_for_the_training_rows_alone(write, plain_tokenize
 
 @pytest.mark.parametrize(("size", "expected"), [(100, 0), (20_000_000, 7)])
 def test_much_data_of_any_origin_takes_all_cores(size, expected, monkeypatch, chat_tokenizer):
-    monkeypatch.setattr(module, "num_usable_cores", lambda: 7)
+    monkeypatch.setattr(module, "usable_cores", lambda: 7)
     source = Source("hub", "d", {"kind": "hub"}, FilesConfig(), list, lambda: size)
     description = describe_tokenizer(chat_tokenizer)
     half = dataclasses.replace(source, num_bytes=lambda: size // 2)

@@ -381,6 +381,10 @@ def test_what_is_left_out_later_is_counted_by_row_and_source(write, plain_tokeni
     assert balanced(again.report) and set(again.left_out) >= {1, 10}
 
 
+def key_of(config, tokenizer):
+    return prepared._cache_key(config, prepared.describe_tokenizer(tokenizer), "t", [[], []])
+
+
 def test_whatever_decides_what_is_written_is_in_the_key(pairs_file, plain_tokenizer, tmp_path, monkeypatch):
     config = FilesConfig(path=pairs_file, **OPTIONS)
     keys = {prepare_data(config, plain_tokenizer, "t", tmp_path).folder.name}
@@ -392,18 +396,18 @@ def test_whatever_decides_what_is_written_is_in_the_key(pairs_file, plain_tokeni
                 prepared.importlib.metadata, "version", lambda asked, newer=newer: newer.get(asked) or version(asked)
             )
             prepared._versions.cache_clear()
-            keys.add(prepared._cache_key(config, plain_tokenizer, "t", [[], []]))
+            keys.add(key_of(config, plain_tokenizer))
     prepared._versions.cache_clear()
     assert len(keys) == 6
-    before = prepared._cache_key(config, plain_tokenizer, "t", [[], []])
+    before = key_of(config, plain_tokenizer)
     with monkeypatch.context() as patch:
         patch.setenv("LLMTUNE_FAST_TOKENIZER", "0")
-        assert prepared._cache_key(config, plain_tokenizer, "t", [[], []]) != before
+        assert key_of(config, plain_tokenizer) != before
         patch.setenv("LLMTUNE_FAST_TOKENIZER", "1")
-        assert prepared._cache_key(config, plain_tokenizer, "t", [[], []]) == before
+        assert key_of(config, plain_tokenizer) == before
     with monkeypatch.context() as patch:
         patch.setattr(plain_tokenizer, "split_special_tokens", True)
-        assert prepared._cache_key(config, plain_tokenizer, "t", [[], []]) != before
+        assert key_of(config, plain_tokenizer) != before
 
 
 def test_a_library_that_is_not_installed_is_no_fault(monkeypatch):

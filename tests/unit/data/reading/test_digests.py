@@ -10,8 +10,9 @@ import time
 import pytest
 
 from llmtune.data.reading import digests
-from llmtune.data.reading.digests import sha256_of, stamped_digest
+from llmtune.data.reading.digests import stamped_digest
 from llmtune.errors import DataError
+from llmtune.runs.file_digest import sha256_of
 
 pytestmark = pytest.mark.fast
 
