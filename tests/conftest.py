@@ -3,11 +3,13 @@
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
+import psutil
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # the helpers beside this file, also for the folders below
@@ -16,6 +18,13 @@ sys.path.insert(0, str(Path(__file__).parent))  # the helpers beside this file, 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ASSETS = Path(__file__).parent / "assets"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def memory_is_given_back() -> Iterator[None]:
+    """Fails where the tests of a worker left more behind than two workers of a small machine have room for."""
+    yield
+    assert psutil.Process().memory_info().rss < 6 * 2**30, "a test keeps what it made"
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 import copy
 import os
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 import chat_templates
 from chat_templates import CALL, TOKENS, TOOLS
 from llmtune.data.encoding.description import describe_tokenizer
+from llmtune.data.encoding.encoders import make_encoder
 from llmtune.data.encoding.tokenize import EncodedRecord, EncodingOptions, ExampleTokenizer
 from llmtune.data.records import Record
 
@@ -44,10 +45,15 @@ def tokenizer_of(folder):
 
 
 @cache
+def engine_of(folder):
+    return make_encoder(describe_tokenizer(tokenizer_of(folder)))
+
+
+@lru_cache(maxsize=2 * len(chat_templates.ALL))  # an engine holds 45 MB, and lengths are drawn by the hundred
 def encoder_of(folder, template, options):
     tokenizer = copy.deepcopy(tokenizer_of(folder))
     tokenizer.chat_template = chat_templates.ALL[template] if template else tokenizer.chat_template
-    return ExampleTokenizer(describe_tokenizer(tokenizer), options)
+    return ExampleTokenizer(describe_tokenizer(tokenizer), options, engine_of(folder))
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -5,7 +5,7 @@ import itertools
 import json
 import os
 import random
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import pytest
@@ -143,7 +143,7 @@ def spaced_tokenizer(kind: str) -> Tokenizer:
     return tokenizer
 
 
-@cache
+@lru_cache(maxsize=4)  # an engine holds 45 MB
 def engines(kind: str, splits_special: bool = False) -> tuple[FastEncoder, LibraryEncoder]:
     """Both engines of the kind."""
     chosen = choose_encoder(tokenizer_json(kind), splits_special=splits_special)
