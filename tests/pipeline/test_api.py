@@ -120,6 +120,7 @@ def test_full_saves_the_whole_model_and_export_writes_a_folder_a_format(workplac
         tuner.export("out = (1)", "hf")
 
 
+@pytest.mark.slow
 def test_from_run_takes_what_a_run_reference_takes(workplace, config, file) -> None:
     first = LLMFineTuner(config())
     first.train(file)

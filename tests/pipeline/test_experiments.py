@@ -156,6 +156,7 @@ def _ids(file: Path) -> list[str]:
     return [table.example_id(index) for index in range(len(table))]
 
 
+@pytest.mark.slow
 def test_the_quick_starts_smaller_sets_are_part_of_its_larger_ones(tmp_path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(ASSETS / "tiny_llama")
     config = EmbeddedConfig(num_validation_examples=16, num_test_examples=120, max_seq_len=8192)
