@@ -160,7 +160,6 @@ def run_here(workplace, *words: str) -> Outcome:
     return outcome(workplace.newest)
 
 
-@pytest.mark.slow
 def test_how_it_is_evaluated_logged_saved_and_tracked_changes_nothing(workplace) -> None:
     plain = run_here(workplace, *QUIET)
     check_sound(plain)
