@@ -108,7 +108,7 @@ def _generation_config(
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=settings.temperature > 0,
-        eos_token_id=stop_token_ids(model, tokenizer),
+        eos_token_id=stop_token_ids(model.generation_config, tokenizer),
         pad_token_id=pad_token_id(tokenizer),
         bos_token_id=tokenizer.bos_token_id,
         use_cache=True,

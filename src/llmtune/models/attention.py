@@ -167,11 +167,16 @@ def set_attention(model: nn.Module, name: str) -> None:
         raise ValueError(f"{type(inner).__name__} doesn't take its attention from transformers' registry")
 
 
+def plain_attention_name(model: nn.Module) -> str:
+    """Transformers' own attention for an architecture: `sdpa`, or `eager` where it can't have that."""
+    return "sdpa" if underlying_model(model)._supports_sdpa else "eager"
+
+
 @contextmanager
-def plain_attention(model: nn.Module, name: str = "sdpa") -> Iterator[None]:
+def plain_attention(model: nn.Module) -> Iterator[None]:
     """Run a block (generation with a cache, say) under transformers' own attention; then the former is back."""
     before = attention_of(model)
-    set_attention(model, name)
+    set_attention(model, plain_attention_name(model))
     try:
         yield
     finally:

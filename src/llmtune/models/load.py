@@ -28,15 +28,16 @@ class LoadSettings:
     """Type of the matrix products."""
     device: torch.device
     """Where the weights go."""
-    attention: str = "sdpa"
-    """transformers' name of an attention implementation; `models.attention` switches it after loading."""
+    attention: str | None = None
+    """transformers' name of an attention implementation, `models.attention` switches it after loading; None is its own
+    choice: `sdpa`, or `eager` for architectures that can't have that."""
 
 
 def load_base(
     source: ModelSource,
     *,
     dtype: torch.dtype,
-    attention: str,
+    attention: str | None = None,
     device: torch.device,
     quantization: Any | None = None,
     folder: Path | None = None,
@@ -46,7 +47,7 @@ def load_base(
     Args:
         source: the model.
         dtype: type of the weights (of those that aren't quantised).
-        attention: transformers' name of the attention implementation, such as `sdpa`.
+        attention: transformers' name of the attention implementation; None leaves the choice to it.
         device: where the weights go.
         quantization: transformers' quantisation config; None for none.
         folder: trained weights of the same architecture that are read instead of the source's own.

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 
-def stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def stop_token_ids(config: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The ids that end a text: the tokenizer's end token first, then those that the model's own settings name."""
-    config = model.generation_config
     own = config.eos_token_id if config is not None else None
     listed = own if isinstance(own, list) else [own]
     wanted = [tokenizer.eos_token_id, *listed]

@@ -14,11 +14,11 @@ pytestmark = pytest.mark.fast
 )
 def test_a_text_ends_at_the_tokenizers_and_the_models_end_tokens(own, tokenizer_end, expected):
     model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=own))
-    assert stop_token_ids(model, SimpleNamespace(eos_token_id=tokenizer_end)) == expected
+    assert stop_token_ids(model.generation_config, SimpleNamespace(eos_token_id=tokenizer_end)) == expected
 
 
 def test_a_model_without_generation_settings_ends_at_the_tokenizers_token():
-    assert stop_token_ids(SimpleNamespace(generation_config=None), SimpleNamespace(eos_token_id=2)) == [2]
+    assert stop_token_ids(None, SimpleNamespace(eos_token_id=2)) == [2]
 
 
 def test_padding_is_the_pad_token_even_where_its_id_is_0():
