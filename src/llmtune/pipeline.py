@@ -13,7 +13,7 @@ from llmtune.errors import LlmtuneError
 from llmtune.logs import logger, say, silence_libraries, start_logging
 from llmtune.runs.environment import describe_environment, usable_cores
 from llmtune.runs.layout import RunFolder
-from llmtune.runs.manifest import Manifest
+from llmtune.runs.manifest import Manifest, is_finished_export
 from llmtune.runs.status import RunStatusFile, at_work
 from llmtune.signals import asked_to_stop, end_as, finishing, terminable, what_ended
 
@@ -52,7 +52,7 @@ def run_stages(folder: RunFolder, config: RunConfig, stages: Sequence[str]) -> i
 
 
 def _run_stages(context: "RunContext", stages: Sequence[str]) -> None:
-    from llmtune.export.push import check_access
+    from llmtune.stages.export import check as check_export
     from llmtune.stages.memory_advice import memory_explained
     from llmtune.stages.recipes import RECIPES
     from llmtune.stages.results import show_results
@@ -61,7 +61,7 @@ def _run_stages(context: "RunContext", stages: Sequence[str]) -> None:
     _set_up_torch(config, manifest)
     left = stages_to_run(stages, manifest, trained_elsewhere=config.is_trained_elsewhere)
     if "export" in left and distributed.is_first():
-        check_access(config.export)  # before training, not after it
+        check_export(context)  # before training, not after it
     for stage in left:
         if stage in _ALONE:
             process_group.leave()
@@ -83,7 +83,7 @@ def stages_to_run(asked: Sequence[str], manifest: Manifest, *, trained_elsewhere
             want(needed)
         if stage in wanted:
             return
-        if manifest.stage(stage):
+        if _stands(stage, manifest):
             say(f"{stage}: finished earlier")
             return
         wanted.append(stage)
@@ -92,6 +92,12 @@ def stages_to_run(asked: Sequence[str], manifest: Manifest, *, trained_elsewhere
         if stage in asked:
             want(stage)
     return wanted
+
+
+def _stands(stage: str, manifest: Manifest) -> bool:
+    """Whether a stage is finished and what it made is there; an export may have been removed or moved since."""
+    results = manifest.stage(stage)
+    return bool(results) and (stage != "export" or all(is_finished_export(result) for result in results.values()))
 
 
 def _set_up_torch(config: RunConfig, manifest: Manifest) -> None:

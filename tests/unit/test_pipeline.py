@@ -29,9 +29,17 @@ pytestmark = pytest.mark.fast
 )
 def test_stages_bring_what_they_need_and_are_done_once(tmp_path, asked, finished, left) -> None:
     manifest = Manifest(tmp_path / "manifest.json")
+    (tmp_path / "parity.json").write_text("{}")
     for stage in finished:
-        manifest.finish_stage(stage, {"done": True})
+        manifest.finish_stage(stage, {"hf": {"folder": str(tmp_path)}})
     assert stages_to_run(asked, manifest, trained_elsewhere=False) == left
+
+
+def test_an_export_that_was_removed_is_made_again(tmp_path) -> None:
+    manifest = Manifest(tmp_path / "manifest.json")
+    for stage in ("prepare", "train", "export"):
+        manifest.finish_stage(stage, {"hf": {"folder": str(tmp_path / "gone")}})
+    assert stages_to_run(["train", "export"], manifest, trained_elsewhere=False) == ["export"]
 
 
 def test_a_run_on_anothers_weights_trains_nothing(tmp_path) -> None:

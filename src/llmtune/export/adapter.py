@@ -1,80 +1,67 @@
 """`adapter`: the trained adapter alone, as PEFT loads it beside its base model."""
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
-import torch
-from peft import PeftModel
-
-from llmtune.errors import UserError
-from llmtune.export.format import ExportContext
+from llmtune.export.format import Compared, ExportContext, ExportFormat, ExportSubject
 from llmtune.export.model_card import base_reference
-from llmtune.export.parity import SAME_FILES, compare, parity_prompts, probe
-from llmtune.export.report import ParityReport
+from llmtune.export.report import Bounds
 from llmtune.models.adapter_files import CONFIG_FILE, WEIGHTS_FILE
-from llmtune.models.load import LoadSettings
 from llmtune.models.source import own_vocab_size
+from llmtune.runs.manifest import write_json
 
-_FILES = (CONFIG_FILE, WEIGHTS_FILE)
 _TOKENIZER_BYTES = 16 * 2**20
 
 
-class AdapterFormat:
-    """PEFT's two files, the tokenizer and a model card."""
+class AdapterFormat(ExportFormat):
+    """PEFT's two files, the tokenizer, what the base model needs, and a model card."""
 
     name = "adapter"
+    runtime = "adapter"
+    packages = "torch transformers peft"
+    library = "peft"
+    compared_with = Compared.TRAINED
 
-    def check_supported(self, context: ExportContext) -> None:
-        """Refuse a model whose own weights trained.
-
-        Raises:
-            UserError: there is no adapter.
-        """
-        if not context.has_adapter:
-            raise UserError(
-                f"export.formats: adapter needs an adapter, and method={context.method.name} trains the whole model; "
-                "set export.formats=[hf]"
-            )
+    def why_not(self, subject: ExportSubject) -> str | None:
+        """Not where the model's own weights trained."""
+        if subject.method in ("full", "none"):
+            return f"needs an adapter, and method={subject.method} has none; take export.formats=[hf]"
+        return None
 
     def num_bytes(self, context: ExportContext) -> int:
         """The adapter's own size and room for a tokenizer."""
-        return sum((context.checkpoint / name).stat().st_size for name in _FILES) + _TOKENIZER_BYTES
+        return (context.checkpoint / WEIGHTS_FILE).stat().st_size + _TOKENIZER_BYTES
 
     def write(self, context: ExportContext, folder: Path) -> None:
         """Copy the adapter as it was trained, and save the tokenizer with its chat template."""
-        for name in _FILES:
-            shutil.copyfile(context.checkpoint / name, folder / name)
+        shutil.copyfile(context.checkpoint / WEIGHTS_FILE, folder / WEIGHTS_FILE)
+        settings = json.loads((context.checkpoint / CONFIG_FILE).read_text(encoding="utf-8"))
+        source = context.source
+        settings |= {"base_model_name_or_path": source.location, "revision": source.revision}
+        write_json(folder / CONFIG_FILE, settings)
+        write_json(folder / "base.json", _base(context))
         context.tokenizer.save_pretrained(folder)
 
-    def check(self, context: ExportContext, folder: Path) -> ParityReport:
-        """Load the files with plain PEFT on the base as it was trained on, and compare with the trained model."""
+    def bounds(self, context: ExportContext) -> Bounds:
+        """The same weights in the same layers."""
+        del context
+        return Bounds("the same weights in the same layers, so only the order of sums may differ", 1e-5, 1e-6)
+
+    def runtime_options(self, context: ExportContext) -> dict[str, Any]:
+        """In float32, where rounding hides nothing, and on the device of the trained model."""
         device = context.device if context.method.name == "qlora" else context.float32_device
-        how = LoadSettings(compute_dtype=torch.float32, device=device)
-        trained_model = context.method.load_trained(context.source, context.checkpoint, how)
-        positions = getattr(trained_model.config, "max_position_embeddings", None)
-        prompts = parity_prompts(context.examples, positions)
-        trained = probe(trained_model, prompts, context.tokenizer)
-        del trained_model
-        base = context.method.load(context.source, how)
-        exported = probe(PeftModel.from_pretrained(base, str(folder)).eval(), prompts, context.tokenizer)
-        return ParityReport(
-            tuple(compare(trained, exported, SAME_FILES)),
-            f"adapter loaded by PEFT beside the trained model, float32 products, "
-            f"{len(prompts)} {context.split} examples",
-        )
+        return {"dtype": "float32", "device": str(device), "base": str(context.source.folder)}
 
     def loading_code(self, context: ExportContext) -> str:
         """PEFT on the base model, quantised as in training where it was."""
         base, revision = base_reference(context.source)
         arguments = [f'"{base}"', *([f'revision="{revision}"'] if revision else []), 'dtype="auto"']
         imports = ["AutoModelForCausalLM", "AutoTokenizer"]
-        if context.method.name == "qlora":
-            kind = context.facts.method.get("quant_type", "nf4")
-            double = bool(context.facts.method.get("double_quant", True))
-            arguments.append(
-                "quantization_config=BitsAndBytesConfig(\n"
-                f'    load_in_4bit=True, bnb_4bit_quant_type="{kind}", bnb_4bit_use_double_quant={double}\n)'
-            )
+        if quantization := _four_bits(context):
+            settings = ", ".join(f"{key}={value!r}" for key, value in quantization.items())
+            arguments.append(f"quantization_config=BitsAndBytesConfig(\n    load_in_4bit=True, {settings}\n)")
             imports.append("BitsAndBytesConfig")
         return "\n".join(
             [
@@ -97,3 +84,26 @@ def _vocabulary_code(context: ExportContext) -> list[str]:
     if vocabulary.end_token_id is not None:
         lines.append(f"base.generation_config.eos_token_id = {vocabulary.end_token_id}")
     return lines
+
+
+def _base(context: ExportContext) -> dict[str, Any]:
+    """What `runtime.py` has to know of the base model."""
+    source, stops = context.source, context.subject.end_token_ids
+    return {
+        "model": source.location,
+        "revision": source.revision,
+        "sha256": source.weights_digest,
+        "quantization": _four_bits(context),
+        "num_rows": source.vocabulary.num_rows,
+        "end_token_ids": stops,
+    }
+
+
+def _four_bits(context: ExportContext) -> dict[str, Any] | None:
+    """How the base was held in 4 bits while the adapter trained, as bitsandbytes' settings; None where it wasn't."""
+    if context.method.name != "qlora":
+        return None
+    return {
+        "bnb_4bit_quant_type": context.facts.method.get("quant_type", "nf4"),
+        "bnb_4bit_use_double_quant": bool(context.facts.method.get("double_quant", True)),
+    }

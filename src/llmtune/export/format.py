@@ -2,20 +2,23 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from llmtune.config.export import ExportConfig
 from llmtune.data.token_table import TokenTable
-from llmtune.export.report import ParityReport
+from llmtune.export.report import Bounds, Figure
 from llmtune.methods.method import Method
 from llmtune.models.adapter_files import is_adapter
 from llmtune.models.load import device_for_float32
 from llmtune.models.precision import Precision
+from llmtune.models.prompting import stop_token_ids
 from llmtune.models.source import ModelSource
 
 
@@ -31,6 +34,29 @@ class CardFacts:
     """Where the examples come from: digest, rows, licence, by name."""
     metrics: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
     """Held-out figures by name: the base model's and the tuned one's; None where one wasn't measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSubject:
+    """What can be said of an export before anything is trained."""
+
+    source: ModelSource
+    method: str
+    """Name of the method."""
+    tokenizer: PreTrainedTokenizerBase
+
+    @cached_property
+    def config(self) -> PreTrainedConfig:
+        """The base model's config."""
+        return AutoConfig.from_pretrained(self.source.folder, trust_remote_code=self.source.trust_remote_code)
+
+    @cached_property
+    def end_token_ids(self) -> list[int]:
+        """The tokens that end a text: the tokenizer's first, then those that the base's own settings name."""
+        folder = self.source.folder
+        if (folder / GENERATION_CONFIG_NAME).exists():
+            return stop_token_ids(GenerationConfig.from_pretrained(folder), self.tokenizer)
+        return stop_token_ids(GenerationConfig.from_model_config(self.config), self.tokenizer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,32 +88,76 @@ class ExportContext:
         """Whether the trained weights are an adapter beside the base, not a whole model."""
         return is_adapter(self.checkpoint)
 
+    @cached_property
+    def subject(self) -> ExportSubject:
+        """What is known of it before training."""
+        return ExportSubject(source=self.source, method=self.method.name, tokenizer=self.tokenizer)
 
-class ExportFormat(Protocol):
-    """One form in which a tuned model is shipped."""
+
+class Compared(Enum):
+    """Which model an export has to equal."""
+
+    UNMERGED = "unmerged"
+    """The trained model on the base that it is merged into."""
+    TRAINED = "trained"
+    """The trained model as it was trained."""
+
+
+class ExportFormat:
+    """One form in which a tuned model is shipped; a format is one file, and one line of `EXPORT_FORMATS`."""
 
     name: str
+    """As `export.formats` names it, also its folder's name."""
+    runtime: str
+    """Module of `export.shipped` that runs it; it stands beside the files as `runtime.py`."""
+    packages: str
+    """What pip has to install for it, in the words of its command line."""
+    compared_with: Compared = Compared.UNMERGED
+    is_quantised: bool = False
+    """Whether its weights are coarser than the base's own."""
+    library: str = "transformers"
+    """As the Hub names what loads it, for the model card."""
+    note: str = ""
+    """What a person should know before choosing it, for the terminal and the model card."""
 
-    def check_supported(self, context: ExportContext) -> None:
-        """Refuse, before any work, what this format can't hold.
-
-        Raises:
-            UserError: the method or the model doesn't fit the format.
-        """
-        ...
+    def why_not(self, subject: ExportSubject) -> str | None:
+        """Why this format can't hold the model, in words that follow its name; None where it can. No weight is read."""
+        del subject
+        return None
 
     def num_bytes(self, context: ExportContext) -> int:
-        """About how much room the files take."""
-        ...
+        """About how much room on disk its files take at most while they are written."""
+        raise NotImplementedError
 
     def write(self, context: ExportContext, folder: Path) -> None:
-        """Write the files to `folder`, which is empty."""
-        ...
+        """Write the model's files to `folder`, which is empty."""
+        raise NotImplementedError
 
-    def check(self, context: ExportContext, folder: Path) -> ParityReport:
-        """Load `folder` in its own runtime and compare it with the trained model."""
-        ...
+    @property
+    def judge(self) -> str:
+        """Module whose `Runtime` the gate asks: the folder's own, but where that can't run here."""
+        return "runtime"
+
+    @property
+    def runtime_words(self) -> str:
+        """What it was asked in, for the record."""
+        return f"{self.name} in {self.packages.split()[0]}"
+
+    def runtime_options(self, context: ExportContext) -> dict[str, Any]:
+        """Arguments of its `Runtime` beside the folder, where the check needs other than a user's."""
+        del context
+        return {}
+
+    def bounds(self, context: ExportContext) -> Bounds:
+        """How far the files may be from the trained model."""
+        raise NotImplementedError
+
+    def more_figures(self, context: ExportContext, folder: Path) -> list[Figure]:
+        """What else is measured of the files, beyond what every format is asked."""
+        del context, folder
+        return []
 
     def loading_code(self, context: ExportContext) -> str:
-        """Python that loads the files from a folder `FOLDER`, for the model card."""
-        ...
+        """Python that loads the files from a folder `FOLDER`, for the model card; empty where `run.py` says it all."""
+        del context
+        return ""

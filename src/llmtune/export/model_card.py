@@ -6,9 +6,8 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from llmtune.export.format import ExportContext
+from llmtune.export.format import ExportContext, ExportFormat
 from llmtune.export.report import Figure, ParityReport
-from llmtune.models.adapter_files import is_adapter
 from llmtune.models.source import ModelSource
 
 _TEMPLATE = """\
@@ -44,13 +43,27 @@ Compared after loading them from disk: {{ compared }}.
 
 {{ parity_table }}
 
-## How to load
+What is allowed: {{ why }}.
+
+## How to run
+{% if note %}
+{{ note }}
+{% endif %}
+```bash
+pip install {{ packages }}
+python run.py "Once upon a time"{% if has_template %}
+python run.py --chat "What can you do?"{% endif %}
+```
+
+`run.py` writes with the model through `runtime.py`, which stands beside it and needs nothing of llmtune.
+{%- if loading_code %}
+
+In a program of your own, with `FOLDER` the folder of this file:
 
 ```python
 {{ loading_code }}
 ```
-
-`FOLDER` is the folder of this file.
+{%- endif %}
 
 ## Use and limits
 
@@ -63,14 +76,14 @@ check its output before anything rests on it. The licences of the base model and
 _UNTRAINED = "none"
 
 
-def write_card(context: ExportContext, report: ParityReport, loading_code: str, folder: Path) -> None:
+def write_card(context: ExportContext, chosen: ExportFormat, report: ParityReport, folder: Path) -> None:
     """Write `README.md` with YAML metadata as the Hub reads it."""
     source, facts = context.source, context.facts
     base, revision = base_reference(source)
     metadata = ModelCardData(
         base_model=source.location if _is_hub_id(source) else None,
         license=source.licence.lower() if source.licence else None,
-        library_name="peft" if is_adapter(folder) else "transformers",
+        library_name=chosen.library,
         pipeline_tag="text-generation",
         tags=["llmtune", *([] if context.method.name == _UNTRAINED else [context.method.name])],
     )
@@ -92,7 +105,11 @@ def write_card(context: ExportContext, report: ParityReport, loading_code: str, 
         metrics_table=_metrics(facts.metrics),
         compared=report.compared,
         parity_table=_parity(report.figures),
-        loading_code=loading_code,
+        why=report.why,
+        packages=chosen.packages,
+        note=chosen.note,
+        has_template=bool(context.tokenizer.chat_template),
+        loading_code=chosen.loading_code(context),
     )
     card.save(folder / "README.md")
 

@@ -7,6 +7,22 @@ from llmtune.errors import ExportCheckFailed
 
 
 @dataclass(frozen=True)
+class Bounds:
+    """How far an export may be from the trained model."""
+
+    why: str
+    """Where the bounds come from, in a sentence; it stands in the record and the model card."""
+    logits: float | None = None
+    """Largest logit difference over the largest logit; None only reports it, and the greedy text with it."""
+    largest_kl: float | None = None
+    """Nats, on any one token."""
+    mean_kl: float | None = None
+    """Nats, mean over the tokens."""
+    loss_rise: float | None = None
+    """Nats per supervised token."""
+
+
+@dataclass(frozen=True)
 class Figure:
     """One measured difference between an export and the trained model."""
 
@@ -32,6 +48,8 @@ class ParityReport:
     figures: tuple[Figure, ...]
     compared: str
     """Which two models were compared, on what."""
+    why: str = ""
+    """Where the bounds come from."""
 
     def require(self, format_name: str) -> None:
         """Raise unless every figure is within its bound.
@@ -53,4 +71,4 @@ class ParityReport:
     def as_json(self) -> dict[str, Any]:
         """The report as plain values."""
         figures = {figure.name: {**asdict(figure), "passed": figure.passed} for figure in self.figures}
-        return {"compared": self.compared, "figures": figures}
+        return {"compared": self.compared, "bounds": self.why, "figures": figures}

@@ -118,3 +118,8 @@ class Manifest:
         """Mark a stage as finished with its results (plain JSON values) and save."""
         self._content["stages"][name] = dict(results)
         write_json(self._path, self._content)
+
+
+def is_finished_export(result: Mapping[str, Any]) -> bool:
+    """Whether a format's recorded result is where it was written, its check beside it."""
+    return (Path(result["folder"]) / "parity.json").exists()

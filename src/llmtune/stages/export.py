@@ -1,77 +1,117 @@
 """`export`: weights to folders that other programs load, each checked after reloading."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from llmtune import distributed
+from llmtune.config.export import EXPORT_FORMATS
 from llmtune.config.validate import to_plain
 from llmtune.errors import RunError
-from llmtune.export.format import CardFacts, ExportContext
-from llmtune.export.push import push, pushed_format
-from llmtune.export.registry import default_formats, export_format
+from llmtune.export.format import CardFacts, ExportContext, ExportSubject
+from llmtune.export.gate.check import Gate
+from llmtune.export.push import check_access
+from llmtune.export.registry import check_formats, default_formats, make_format
+from llmtune.export.writing import ExportResult, write_export
 from llmtune.logs import say
-from llmtune.runs.manifest import Manifest
+from llmtune.runs.manifest import Manifest, is_finished_export
 from llmtune.stages.context import RESULT_STEP, RunContext
+from llmtune.stages.shipping import check_registration, shipped
 
 _FINISHED = "exports"
+_SHOWN = ("logit_difference", "kl_mean", "top1_agreement", "loss_rise", "loss_rise_from_4bit")
 _CARD_METRICS = ("loss", "perplexity", "bits_per_byte")
 _CARD_TRAINING = ("learning_rate", "num_epochs", "micro_batch_size", "gradient_accumulation_steps", "optimizer")
 
 
+def check(context: RunContext) -> None:
+    """Refuse, before anything is trained, an export that can't be: a format, an upload, a registration.
+
+    Raises:
+        ConfigError: names each format that can't hold the model with its reason; or why the rest can't be.
+        UserError: the Hub can't be reached, or refuses.
+    """
+    config = context.config
+    check_access(config.export)
+    check_registration(context)
+    if config.export.formats is not None:
+        subject = ExportSubject(source=context.source, method=config.method.name, tokenizer=context.tokenizer)
+        check_formats(config.export.formats, subject)
+
+
 def run(context: RunContext) -> None:
-    """Write, reload and compare each format; record where it is and how far it differs; upload one if asked."""
+    """Write, reload and compare each format; record where it is and how far it differs; upload or register if asked."""
     if not distributed.is_first():
         return
     config = context.config
+    export = export_context(context)
+    formats = config.export.formats or default_formats(export.has_adapter)
+    if config.export.formats is None:
+        say(f"export.formats: {' and '.join(formats)}")
+    if export.split != "validation":
+        say("there are no validation examples: each export is compared with the trained model on training examples")
+    _check_exports_inside(context)
+    gate = Gate(export, context.folder.exports / ".asked")
+    try:
+        results = {name: _export_once(context, export, gate, name) for name in formats}
+    finally:
+        gate.close()
+    context.manifest.finish_stage("export", shipped(context, export.facts, results))
+
+
+def export_context(context: RunContext) -> ExportContext:
+    """The trained model and what its export needs."""
     validated = len(context.data.validation) > 0
-    export = ExportContext(
+    return ExportContext(
         method=context.method,
         source=context.source,
         checkpoint=context.checkpoint,
         tokenizer=context.tokenizer,
         examples=context.data.validation if validated else context.data.train,
         split="validation" if validated else "training",
-        settings=config.export,
+        settings=context.config.export,
         facts=_facts(context),
         precision=context.precision,
         device=context.device,
     )
-    formats = config.export.formats or default_formats(export.has_adapter)
-    if config.export.formats is None:
-        say(f"export.formats: {' and '.join(formats)}")
-    if not validated:
-        say("there are no validation examples: each export is compared with the trained model on training examples")
-    results = {name: _export_once(context, export, name) for name in formats}
-    if config.export.push_to_hub is not None:
-        name = pushed_format(formats)
-        results[name] = {**results[name], "hub": _push(context, name, Path(results[name]["folder"]))}
-    context.manifest.finish_stage("export", results)
 
 
-def _export_once(context: RunContext, export: ExportContext, name: str) -> dict[str, Any]:
+def _check_exports_inside(context: RunContext) -> None:
+    """Refuse a link in the run folder that leads out of it."""
+    exports = context.folder.exports
+    for name in ("", *EXPORT_FORMATS):
+        if not (exports / name).resolve().is_relative_to(context.folder.path.resolve()):
+            raise RunError(
+                f"{exports / name} is a link that leads out of the run folder; remove it, or name the place with "
+                "export.path="
+            )
+
+
+def _export_once(context: RunContext, export: ExportContext, gate: Gate, name: str) -> dict[str, Any]:
     """Write one format and record it as finished; one that an earlier try finished stays."""
     own_folder = export.settings.path is None
     target = (context.folder.exports if own_folder else Path(str(export.settings.path))) / name
-    made_from = {"checkpoint": export.checkpoint.name, "max_shard_size": export.settings.max_shard_size}
-    if own_folder and not target.resolve().is_relative_to(context.folder.path.resolve()):
-        raise RunError(
-            f"{target} is a link that leads out of the run folder; remove it, or name the place with export.path="
-        )
-    earlier = context.manifest.section(_FINISHED).get(name)
-    if own_folder and earlier and earlier["made_from"] == made_from and (target / "parity.json").exists():
-        say(f"exported {name}: finished earlier, {target}")
-        return earlier["result"]
-    if own_folder:  # what stands there without a record is what a killed try left
-        export = replace(export, settings=replace(export.settings, overwrite=True))
-    finished = export_format(name, export, target)
+    made_from = {
+        "checkpoint": export.checkpoint.name,
+        "max_shard_size": export.settings.max_shard_size,
+        "merge_base": export.settings.merge_base,
+    }
+    earlier = _finished_earlier(context, name, made_from) if own_folder else None
+    if earlier is not None:
+        say(f"exported {name}: finished earlier, {earlier['folder']}")
+        return earlier
+    chosen = make_format(name)
+    if chosen.note:
+        say(f"export {name}: {chosen.note}")
+    # in the run folder, what stands there without a record is what a killed try left
+    overwrite = own_folder or export.settings.overwrite
+    finished = write_export(chosen, export, target, gate, overwrite=overwrite)
     figures = {figure.name: figure.value for figure in finished.report.figures}
-    shown = ", ".join(f"{key} {value:.2g}" for key, value in figures.items())
-    say(f"exported {name}: {finished.folder} ({finished.num_bytes / 2**20:,.0f} MiB; {shown})")
+    say(f"exported {name}: {finished.folder} ({_summary(finished)})")
     result = {
         "folder": str(finished.folder),
         "num_bytes": finished.num_bytes,
+        "seconds": finished.seconds,
         "parity": finished.report.as_json(),
     }
     context.manifest.record(_FINISHED, {name: {"made_from": made_from, "result": result}})
@@ -79,14 +119,20 @@ def _export_once(context: RunContext, export: ExportContext, name: str) -> dict[
     return result
 
 
-def _push(context: RunContext, name: str, folder: Path) -> dict[str, Any]:
-    """Upload one format's folder, and say where it is."""
-    say(f"export.push_to_hub: the {name} format is uploaded to {context.config.export.push_to_hub}")
-    again = f"python -m llmtune export run={context.folder.path}"
-    pushed = push(folder, context.config.export, context.source.name, again)
-    seen = "private" if pushed.private else "everybody sees it"
-    say(f"uploaded to {pushed.repo}, commit {pushed.commit[:12]} ({seen}): {pushed.url}")
-    return pushed.as_json()
+def _finished_earlier(context: RunContext, name: str, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The result of this run, or of the one whose weights it takes, that made the same export and still has it."""
+    for manifest in (context.manifest, Manifest(context.trained_run.manifest_file)):
+        earlier = manifest.section(_FINISHED).get(name)
+        if earlier and earlier["made_from"] == made_from and is_finished_export(earlier["result"]):
+            return earlier["result"]
+    return None
+
+
+def _summary(finished: ExportResult) -> str:
+    """Size, time and the figures that say most, on one line."""
+    figures = {figure.name: figure.value for figure in finished.report.figures}
+    shown = ", ".join(f"{key} {figures[key]:.2g}" for key in _SHOWN if key in figures)
+    return f"{finished.num_bytes / 2**20:,.0f} MiB, {finished.seconds:.0f} s; {shown}"
 
 
 def _track(context: RunContext, name: str, folder: Path, figures: Mapping[str, float]) -> None:

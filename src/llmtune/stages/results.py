@@ -1,12 +1,14 @@
 """The end of a run: its results, what they say, where everything is, and what to type next."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from llmtune.evaluation.reading import CAVEAT, read_perplexity
 from llmtune.logs import print_table, say
 from llmtune.stages.context import RunContext
 from llmtune.tracking.links import run_link, ui_base
 from llmtune.tracking.mlflow import MlflowTracker
+from llmtune.tracking.model_registry import version_link
 from llmtune.training.advice import compared_with_base
 
 
@@ -33,8 +35,16 @@ def show_results(context: RunContext) -> None:
     tracker = context.tracker
     if isinstance(tracker, MlflowTracker) and tracker.run_id and tracker.experiment_id:
         base = ui_base(tracker.uri, context.config.tracking.ui_port)
+        for registered in _registered(context):
+            say(f"in the registry: {version_link(base, registered['name'], registered['version'])}")
         say(f"MLflow: {run_link(base, tracker.experiment_id, tracker.run_id)} (after: python -m llmtune ui)")
     _say_next(context)
+
+
+def _registered(context: RunContext) -> list[dict[str, Any]]:
+    """What of the exports went into MLflow's model registry."""
+    results = context.manifest.stage("export").values()
+    return [result["registered"] for result in results if "registered" in result]
 
 
 def _rows(context: RunContext) -> Iterator[tuple[str, str, str, str]]:

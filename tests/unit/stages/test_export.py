@@ -9,13 +9,15 @@ import pytest
 
 from llmtune.config.export import ExportConfig
 from llmtune.errors import ExportCheckFailed, UserError
-from llmtune.export import registry
+from llmtune.export import writing
+from llmtune.export.format import CardFacts
 from llmtune.export.push import Pushed
-from llmtune.export.registry import ExportResult
 from llmtune.export.report import Figure, ParityReport
+from llmtune.export.writing import ExportResult
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.manifest import Manifest
 from llmtune.stages import export as stage
+from llmtune.stages import shipping
 from llmtune.tracking.null import NullTracker
 
 pytestmark = pytest.mark.fast
@@ -24,18 +26,18 @@ Data = namedtuple("Data", "train validation test")
 
 
 class Writer:
-    """Stands for `export_format`: writes two files, keeps its rule on targets, fails where told to."""
+    """Stands for `write_export`: writes two files, keeps its rule on targets, fails where told to."""
 
     def __init__(self) -> None:
         self.written: list[str] = []
         self.contexts: list[Any] = []
         self.fail_at: str | None = None
 
-    def __call__(self, name: str, context: Any, target: Path) -> ExportResult:
-        registry._check_target(target, overwrite=context.settings.overwrite)
-        if name == self.fail_at:
+    def __call__(self, chosen: Any, context: Any, target: Path, gate: Any, *, overwrite: bool) -> ExportResult:
+        writing._check_target(target, overwrite=overwrite)
+        if chosen.name == self.fail_at:
             raise ExportCheckFailed("differs")
-        self.written.append(name)
+        self.written.append(chosen.name)
         self.contexts.append(context)
         target.mkdir(parents=True, exist_ok=True)
         for file in ("parity.json", "README.md"):
@@ -46,8 +48,9 @@ class Writer:
 @pytest.fixture
 def writer(monkeypatch):
     chosen = Writer()
-    monkeypatch.setattr(stage, "export_format", chosen)
-    monkeypatch.setattr(stage, "_facts", lambda context: None)
+    monkeypatch.setattr(stage, "write_export", chosen)
+    monkeypatch.setattr(stage, "Gate", lambda context, work: SimpleNamespace(close=lambda: None))
+    monkeypatch.setattr(stage, "_facts", lambda context: CardFacts(title="tuned"))
     return chosen
 
 
@@ -57,6 +60,7 @@ def context_of(tmp_path: Path, *, validation: tuple = (1,), checkpoint: str = "c
     made.mkdir(exist_ok=True)
     (made / "adapter_config.json").write_text("{}")
     return SimpleNamespace(
+        trained_run=folder,
         config=SimpleNamespace(export=ExportConfig(**settings), tracking=SimpleNamespace(log_model="none")),
         folder=folder, manifest=Manifest(folder.manifest_file), tracker=NullTracker(), checkpoint=made,
         data=Data(train=(1, 2), validation=validation, test=(3,)),
@@ -79,7 +83,9 @@ def test_a_failed_export_goes_on_with_the_format_that_is_missing(writer, tmp_pat
         assert result["parity"]["figures"]["difference"]["value"] == 0.25
 
 
-@pytest.mark.parametrize("change", [{"checkpoint": "checkpoint-8"}, {"max_shard_size": "1MB"}])
+@pytest.mark.parametrize(
+    "change", [{"checkpoint": "checkpoint-8"}, {"max_shard_size": "1MB"}, {"merge_base": "dequantized"}]
+)
 def test_a_format_made_from_something_else_is_written_again(writer, tmp_path, change):
     stage.run(context_of(tmp_path))
     stage.run(context_of(tmp_path, **change))
@@ -128,7 +134,7 @@ class Uploads:
 @pytest.fixture
 def uploads(monkeypatch):
     chosen = Uploads()
-    monkeypatch.setattr(stage, "push", chosen)
+    monkeypatch.setattr(shipping, "push", chosen)
     return chosen
 
 

@@ -1,0 +1,87 @@
+"""Writes text with the model in this folder: python run.py "Once upon a time".
+
+The model itself is in runtime.py, which another program can import as well.
+"""
+
+import argparse
+import math
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from runtime import Runtime  # pyright: ignore[reportMissingImports]  # it stands beside this file
+
+
+def main() -> None:
+    """Write text, as the command line says."""
+    arguments = parse_arguments()
+    runtime = Runtime(Path(__file__).resolve().parent)
+    ids = prompt_ids(runtime, arguments)
+    room = arguments.max_new_tokens
+    if runtime.text.max_positions is not None:
+        room = min(room, runtime.text.max_positions - len(ids))
+    if room <= 0:
+        sys.exit(f"the prompt has {len(ids)} tokens and the model reads {runtime.text.max_positions} at most")
+    written: list[int] = []
+    shown = ""
+    for token in write(runtime, ids, room, arguments.temperature, arguments.seed):
+        written.append(token)
+        if arguments.ids:
+            print(token, end=" ", flush=True)
+            continue
+        text = runtime.text.decode(written)
+        if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # the rest of a letter is still to come
+            print(text[len(shown) :], end="", flush=True)
+            shown = text
+    print()
+
+
+def parse_arguments() -> argparse.Namespace:
+    """What was typed."""
+    parser = argparse.ArgumentParser(description="Writes text with the model in this folder.")
+    parser.add_argument("prompt", nargs="?", default="", help="text that the model goes on from")
+    parser.add_argument("--chat", action="store_true", help="put the prompt as a question, through the chat template")
+    parser.add_argument("--ids", help="token ids such as 12,7,5 in place of a text; prints ids, needs no tokenizer")
+    parser.add_argument("--max-new-tokens", type=int, default=100)
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token each time")
+    parser.add_argument("--seed", type=int, default=1)
+    return parser.parse_args()
+
+
+def prompt_ids(runtime: Any, arguments: argparse.Namespace) -> list[int]:
+    """The token ids that the model goes on from."""
+    if arguments.ids:
+        return [int(part) for part in arguments.ids.split(",")]
+    if arguments.chat:
+        question = [{"role": "user", "content": arguments.prompt}]
+        return runtime.text.encode(runtime.text.render(question), special=False)
+    return runtime.text.encode(arguments.prompt) or runtime.text.end_token_ids[:1]
+
+
+def write(runtime: Any, ids: list[int], room: int, temperature: float, seed: int) -> Iterator[int]:
+    """Each new token, up to an end token."""
+    chance = random.Random(seed)
+    logits = runtime.start([ids], [[1] * len(ids)])[0][-1]
+    for number in range(room):
+        token = pick(logits, temperature, chance)
+        if token in runtime.text.end_token_ids:
+            return
+        yield token
+        if number + 1 < room:
+            logits = runtime.step([token])[0]
+
+
+def pick(logits: Any, temperature: float, chance: random.Random) -> int:
+    """The next token: the likeliest, or one drawn by its probability."""
+    if temperature <= 0:
+        return int(logits.argmax())
+    scores: Sequence[float] = logits.tolist()
+    highest = max(scores)
+    weights = [math.exp((score - highest) / temperature) for score in scores]
+    return chance.choices(range(len(weights)), weights)[0]
+
+
+if __name__ == "__main__":
+    main()
