@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes requirements.lock: pyproject.toml's ranges, with every extra, resolved in a fresh environment.
+# Writes requirements.lock: pyproject.toml's ranges, with the extras that need no compiler, resolved in a fresh environment.
 # torch is left out: it is installed first, as the build that suits the machine.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,7 +13,7 @@ echo "resolving in a fresh environment (a few minutes)"
 "$python" -m venv "$work/venv"
 pip=("$work/venv/bin/python" -m pip -qq --disable-pip-version-check --no-input)
 "${pip[@]}" install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$torch"
-"${pip[@]}" install ".[onnx,search,dev]"
+"${pip[@]}" install ".[search,dev]"
 
 {
     echo "# The libraries that llmtune is tried with. Written by \`make lock\` from pyproject.toml; don't edit."

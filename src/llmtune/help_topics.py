@@ -94,16 +94,18 @@ STAGES: Mapping[str, Topic] = {
         usage=_STAGE_USAGE,
         text=(
             "Writes the tuned model in the formats that you name, each into a folder of its own, loads it again as "
-            "others would, and compares its answers with those of the model that was trained. A format that differs "
-            "more than its bound fails."
+            "others would, in a process of its own, and compares its answers with those of the model that was trained. "
+            "A format that differs more than its bound fails. Beside the files stands a run.py that needs nothing of "
+            "llmtune."
         ),
         reads="a run's trained weights and its base model",
         writes="export.path, or `exports` in the run folder; a model card in each format's folder",
         groups=("export",),
         examples=(
             "llmtune export run=latest",
-            "llmtune export run=latest export.formats=[hf] export.path=shipped",
-            "llmtune export --model-path runs/NAME --format hf --output-path ./exported_model",
+            "llmtune export run=latest export.formats=[hf,onnx,gguf] export.path=shipped",
+            "llmtune export --model-path runs/NAME --format onnx --output-path ./exported_model",
+            "llmtune export run=latest export.register=my-model",
         ),
     ),
 }
