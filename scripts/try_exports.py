@@ -53,7 +53,6 @@ def run_all(folder: Path, names: Sequence[str], arguments: argparse.Namespace) -
             if name in _TORCH_ALONE:
                 install(python, packages[:1])
                 written(python, folder / name, ["--ids", "1,2,3", "--max-new-tokens", "4"])
-                packages.append("tokenizers")
             install(python, packages)
             text = written(python, folder / name, [arguments.prompt, "--max-new-tokens", str(arguments.tokens)])
             yield name, " ".join(packages), text
@@ -65,9 +64,8 @@ def install(python: Path, packages: Sequence[str]) -> None:
 
 def written(python: Path, folder: Path, arguments: Sequence[str]) -> str:
     """What `run.py` writes; nothing of this environment is seen by it."""
-    done = subprocess.run(
-        [python, "-I", folder / "run.py", *arguments], capture_output=True, text=True, cwd=folder, check=False
-    )
+    command = [python, folder / "run.py", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env={"PATH": ""}, check=False)
     if done.returncode:
         sys.exit(f"{folder}: {done.stderr[-2000:]}")
     return done.stdout.strip()

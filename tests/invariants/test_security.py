@@ -25,6 +25,7 @@ UNSAFE = {
     "torch.save",
     "torch.load",
     "torch.jit.load",
+    "torch.export.load",
     "pickle.load",
     "pickle.loads",
     "pickle.dump",
@@ -45,6 +46,8 @@ UNSAFE = {
     "exec",
     "os.system",
 }
+ALLOWED = {"torchscript.py": {"torch.jit.load"}, "torch_export.py": {"torch.export.load"}}
+"""By file of `export/shipped`: these run in the process that checks our own export, and by whoever got it from us."""
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "joblib", "dill", "cloudpickle", "shelve", "marshal"}
 WHOLE_RUN = [
     "hardware.num_threads=1",
@@ -100,8 +103,9 @@ def _is_false(value: ast.expr) -> bool:
 def test_no_source_file_loads_or_saves_a_pickle_or_runs_what_data_names():
     files = sorted((ROOT / "src").rglob("*.py"))
     assert len(files) > 100
-    found = {str(file): calls for file in files if (calls := unsafe_calls(file.read_text(encoding="utf-8")))}
-    assert found == {}
+    found = {file: calls for file in files if (calls := set(unsafe_calls(file.read_text(encoding="utf-8"))))}
+    shipped = ROOT / "src" / "llmtune" / "export" / "shipped"
+    assert found == {shipped / name: calls for name, calls in ALLOWED.items()}
 
 
 @pytest.mark.fast
@@ -110,6 +114,7 @@ def test_no_source_file_loads_or_saves_a_pickle_or_runs_what_data_names():
     [
         "import torch\ntorch.load('x')",
         "import torch\ntorch.save({}, 'x')",
+        "import torch\ntorch.export.load('x')",
         "import pickle",
         "from pickle import loads",
         "import joblib",

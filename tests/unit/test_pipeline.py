@@ -31,14 +31,14 @@ def test_stages_bring_what_they_need_and_are_done_once(tmp_path, asked, finished
     manifest = Manifest(tmp_path / "manifest.json")
     (tmp_path / "parity.json").write_text("{}")
     for stage in finished:
-        manifest.finish_stage(stage, {"hf": {"folder": str(tmp_path)}})
+        manifest.finish_stage(stage, {"hf": {"folder": str(tmp_path), "num_bytes": 2}})
     assert stages_to_run(asked, manifest, trained_elsewhere=False) == left
 
 
 def test_an_export_that_was_removed_is_made_again(tmp_path) -> None:
     manifest = Manifest(tmp_path / "manifest.json")
     for stage in ("prepare", "train", "export"):
-        manifest.finish_stage(stage, {"hf": {"folder": str(tmp_path / "gone")}})
+        manifest.finish_stage(stage, {"hf": {"folder": str(tmp_path / "gone"), "num_bytes": 2}})
     assert stages_to_run(["train", "export"], manifest, trained_elsewhere=False) == ["export"]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from llmtune.export.format import Compared, ExportContext, ExportFormat, ExportSubject
 from llmtune.export.model_card import base_reference
-from llmtune.export.report import Bounds
+from llmtune.export.report import Bounds, Figure
 from llmtune.models.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from llmtune.models.source import own_vocab_size
 from llmtune.runs.manifest import write_json
@@ -30,6 +30,10 @@ class AdapterFormat(ExportFormat):
             return f"needs an adapter, and method={subject.method} has none; take export.formats=[hf]"
         return None
 
+    def needs(self, context: ExportContext) -> str:
+        """With bitsandbytes where the base is in 4 bits."""
+        return f"{self.packages} bitsandbytes" if context.method.name == "qlora" else self.packages
+
     def num_bytes(self, context: ExportContext) -> int:
         """The adapter's own size and room for a tokenizer."""
         return (context.checkpoint / WEIGHTS_FILE).stat().st_size + _TOKENIZER_BYTES
@@ -43,6 +47,15 @@ class AdapterFormat(ExportFormat):
         write_json(folder / CONFIG_FILE, settings)
         write_json(folder / "base.json", _base(context))
         context.tokenizer.save_pretrained(folder)
+
+    def more_figures(self, context: ExportContext, folder: Path) -> list[Figure]:
+        """Whether the files name the base model that it was compared on."""
+        settings = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        told = json.loads((folder / "base.json").read_text(encoding="utf-8"))
+        names = [(settings["base_model_name_or_path"], settings["revision"]), (told["model"], told["revision"])]
+        wrong = sum(name != (context.source.location, context.source.revision) for name in names)
+        meaning = "of 2 files, those that name another base model or commit"
+        return [Figure("base_wrong", float(wrong), 0.0, meaning, "export again, and report it if it stays")]
 
     def bounds(self, context: ExportContext) -> Bounds:
         """The same weights in the same layers."""

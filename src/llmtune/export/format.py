@@ -133,6 +133,11 @@ class ExportFormat:
         """Write the model's files to `folder`, which is empty."""
         raise NotImplementedError
 
+    def needs(self, context: ExportContext) -> str:
+        """What pip has to install for this model's files."""
+        del context
+        return self.packages
+
     @property
     def judge(self) -> str:
         """Module whose `Runtime` the gate asks: the folder's own, but where that can't run here."""

@@ -1,11 +1,9 @@
 """`gguf`: one file for llama.cpp and Ollama, weights in 16 bits."""
 
-import math
 from pathlib import Path
 from typing import Any
 
 import gguf
-from safetensors import safe_open
 
 from llmtune.export.companions import true_generation_config
 from llmtune.export.format import ExportContext, ExportFormat, ExportSubject
@@ -16,7 +14,8 @@ from llmtune.export.gguf_files.quantise import has_llama_cpp
 from llmtune.export.gguf_files.tensors import stored_tensors, write_tensors
 from llmtune.export.merge import load_merged
 from llmtune.export.report import Bounds
-from llmtune.models.source import max_positions, own_vocab_size, weight_files
+from llmtune.models.load import num_weights
+from llmtune.models.source import max_positions, own_vocab_size
 
 MODELFILE = "Modelfile"
 _VOCABULARY_BYTES = 32 * 2**20
@@ -60,7 +59,7 @@ class GgufFormat(ExportFormat):
 
     def num_bytes(self, context: ExportContext) -> int:
         """The weights by number, and room for the vocabulary."""
-        return int(_num_weights(context.source.folder) * self.bytes_a_weight) + _VOCABULARY_BYTES
+        return int(num_weights(context.source) * self.bytes_a_weight) + _VOCABULARY_BYTES
 
     def write(self, context: ExportContext, folder: Path) -> None:
         """Merge, write the file tensor by tensor, and the Modelfile beside it."""
@@ -112,12 +111,3 @@ class GgufFormat(ExportFormat):
         else:
             lines.append('answer = model("Once upon a time", max_tokens=100)')
         return "\n".join(lines)
-
-
-def _num_weights(folder: Path) -> int:
-    """How many numbers a model's files hold; only their headers are read."""
-    total = 0
-    for path in weight_files(folder):
-        with safe_open(path, framework="numpy") as file:
-            total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-    return total

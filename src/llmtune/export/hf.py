@@ -71,16 +71,24 @@ class HuggingFaceFormat(ExportFormat):
                 for name in file.keys():  # noqa: SIM118  # not a mapping
                     tensor = file.get_tensor(name)
                     stored += tensor.numel()
-                    changed += _digest(tensor) != self._merged.get(name, _digest(tensor))
+                    changed += _digest(tensor) != self._merged.get(name)
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
-        expected = sum(parameter.numel() for parameter in model.parameters())
+        kept = set(model.state_dict())
+        expected = sum(weight.numel() for weight in model.parameters())
+        expected += sum(buffer.numel() for name, buffer in model.named_buffers() if name in kept)
         beyond = "weights in the files beyond those of the architecture, tied ones once"
         parted = "export again, and report it if it stays: a tied weight was parted, or one was lost"
         damaged = "export again; if it stays, look at the disk and the memory of this machine"
         return [
             Figure("weights_beyond", float(abs(stored - expected)), 0.0, beyond, parted),
-            Figure("tensors_changed", float(changed), 0.0, "tensors of which a bit isn't as it was merged", damaged),
+            Figure(
+                "tensors_changed",
+                float(changed),
+                0.0,
+                "tensors of another name or with another bit than merged",
+                damaged,
+            ),
         ]
 
     def loading_code(self, context: ExportContext) -> str:

@@ -1,12 +1,14 @@
 """The trained model on the base that it is merged into: unmerged to compare with, merged to ship."""
 
 import warnings
+from collections import Counter
 from typing import Any
 
 import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from peft.tuners.trainable_tokens import TrainableTokensLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel
@@ -50,20 +52,22 @@ def load_merged(context: ExportContext, *, dtype: torch.dtype | None = torch.flo
         dtype: float32, or None for the type of the base's own weights.
 
     Raises:
-        ExportCheckFailed: the adapter has values that aren't finite.
+        ExportCheckFailed: the adapter has values that aren't finite, or changes a weight that another layer shares.
     """
-    model = _beside_base(context, context.settings.merge_base, dtype)
+    wanted = dtype or checkpoint_dtype(context.source)
+    model = _beside_base(context, context.settings.merge_base, wanted)
     if isinstance(model, PeftModel):
         try:
             _merge_by_layer(model)
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="All adapters are already merged")
                 model = model.merge_and_unload()  # the plain layers take the places of the adapters'
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
             raise ExportCheckFailed(
                 f"the adapter in {context.checkpoint} can't be merged: {error}; export an earlier checkpoint"
             ) from error
-    wanted = dtype or checkpoint_dtype(context.source)
     for parameter in model.parameters():  # a tied weight is one parameter and stays one
         parameter.data = parameter.data.to(wanted)
     return model.requires_grad_(False).eval()
@@ -103,6 +107,7 @@ def _dequantized_base(context: ExportContext) -> PreTrainedModel:
 
 def _merge_by_layer(model: PeftModel) -> None:
     """Fold every adapter into its layer's weight, computed in float32 and rounded to the weight's type once."""
+    _refuse_shared(model)
     for module in model.modules():
         if not isinstance(module, BaseTunerLayer):
             continue
@@ -113,3 +118,17 @@ def _merge_by_layer(model: PeftModel) -> None:
         module.merge(safe_merge=True)
         for weight, dtype in zip(weights, types, strict=True):
             weight.data = weight.data.to(dtype)
+
+
+def _refuse_shared(model: PeftModel) -> None:
+    """Refuse an adapter on a weight that another layer uses too: merged, it would change both.
+
+    Raises:
+        ValueError: names the layer.
+    """
+    users: Counter[int] = Counter(
+        id(weight) for module in model.modules() for weight in module.parameters(recurse=False)
+    )
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer) and users[id(module.get_base_layer().weight)] > 1:
+            raise ValueError(f"it changes {name.removeprefix('base_model.model.')}, whose weight another layer shares")

@@ -106,7 +106,7 @@ def write_card(context: ExportContext, chosen: ExportFormat, report: ParityRepor
         compared=report.compared,
         parity_table=_parity(report.figures),
         why=report.why,
-        packages=chosen.packages,
+        packages=chosen.needs(context),
         note=chosen.note,
         has_template=bool(context.tokenizer.chat_template),
         loading_code=chosen.loading_code(context),

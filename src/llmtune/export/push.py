@@ -180,7 +180,9 @@ def _check_repository(config: ExportConfig, repo: str) -> bool | None:
 def _outgoing(folder: Path, base_name: str) -> dict[str, Path | bytes]:
     """What is uploaded, by name: the export's files; an adapter's settings without a folder of this machine."""
     files: dict[str, Path | bytes] = {
-        path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.parent.name != "__pycache__"
     }
     if CONFIG_FILE in files:
         settings = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))

@@ -14,7 +14,8 @@ from llmtune.export.format import ExportContext, ExportFormat, ExportSubject
 from llmtune.export.graphs.cached_step import CachedStep, sample_inputs, why_not
 from llmtune.export.merge import load_merged
 from llmtune.export.report import Bounds
-from llmtune.export.torchscript import GRAPH_BYTES, SAME_OPERATIONS, float32_bytes
+from llmtune.export.torchscript import GRAPH_BYTES, SAME_OPERATIONS
+from llmtune.models.load import num_weights
 
 MODEL_FILE = "model.pt2"
 
@@ -24,9 +25,10 @@ class TorchExportFormat(ExportFormat):
 
     name = "torch_export"
     runtime = "torch_export"
-    packages = "torch"
+    packages = "torch tokenizers jinja2"
     note = (
-        "For Python with torch alone, and for torch's compilers; the same version of torch that wrote it reads it best."
+        "For torch alone (run.py --ids needs nothing else) and its compilers; the version of torch that wrote it reads "
+        "it best."
     )
 
     def why_not(self, subject: ExportSubject) -> str | None:
@@ -35,7 +37,7 @@ class TorchExportFormat(ExportFormat):
 
     def num_bytes(self, context: ExportContext) -> int:
         """Float32 weights and a graph."""
-        return float32_bytes(context.source) + GRAPH_BYTES
+        return 4 * num_weights(context.source) + GRAPH_BYTES
 
     def write(self, context: ExportContext, folder: Path) -> None:
         """Export the merged model; batch, length and past stay free."""

@@ -16,8 +16,7 @@ from llmtune.export.format import ExportContext, ExportFormat, ExportSubject
 from llmtune.export.graphs.cached_step import CachedStep, cache_shape, empty_past, input_names, sample_inputs, why_not
 from llmtune.export.merge import load_merged
 from llmtune.export.report import Bounds
-from llmtune.models.load import safetensors_header
-from llmtune.models.source import ModelSource, weight_files
+from llmtune.models.load import num_weights
 
 MODEL_FILE = "model.ts"
 SAME_OPERATIONS = Bounds(
@@ -36,10 +35,10 @@ class TorchScriptFormat(ExportFormat):
 
     name = "torchscript"
     runtime = "torchscript"
-    packages = "torch"
+    packages = "torch tokenizers jinja2"
     note = (
         "torch calls TorchScript deprecated and mends it no more: choose it for C++ programs that use libtorch, and "
-        "torch_export for Python."
+        "torch_export for Python. Token ids (run.py --ids) need torch alone."
     )
 
     def why_not(self, subject: ExportSubject) -> str | None:
@@ -48,7 +47,7 @@ class TorchScriptFormat(ExportFormat):
 
     def num_bytes(self, context: ExportContext) -> int:
         """Float32 weights, twice while the file is copied without its source paths."""
-        return 2 * float32_bytes(context.source) + GRAPH_BYTES
+        return 2 * 4 * num_weights(context.source) + GRAPH_BYTES
 
     def write(self, context: ExportContext, folder: Path) -> None:
         """Trace the merged model; batch, length and past stay free."""
@@ -64,12 +63,6 @@ class TorchScriptFormat(ExportFormat):
         """The same arithmetic in the same library."""
         del context
         return SAME_OPERATIONS
-
-
-def float32_bytes(source: ModelSource) -> int:
-    """What a model's weights take in float32; only the headers of its files are read."""
-    headers = [safetensors_header(path) for path in weight_files(source.folder)]
-    return 4 * sum(torch.Size(entry["shape"]).numel() for header in headers for entry in header.values())
 
 
 class _StepFromNothing(CachedStep):
@@ -131,7 +124,7 @@ def _name_inputs(graph: Any, names: Sequence[str]) -> None:
 def _copy_without_paths(source: Path, target: Path) -> None:
     """Copy the archive without the notes on which line of which file on this machine each operation came from."""
     with ZipFile(source) as old, ZipFile(target, "w") as new:
-        for entry in old.infolist():
-            if not entry.filename.endswith(".debug_pkl"):
-                with old.open(entry) as data, new.open(ZipInfo(entry.filename), "w", force_zip64=True) as copy:
-                    shutil.copyfileobj(data, copy, 2**20)
+        names = [name for name in old.namelist() if not name.endswith(".debug_pkl")]
+        for name in names:
+            with old.open(name) as data, new.open(ZipInfo(name), "w", force_zip64=True) as copy:
+                shutil.copyfileobj(data, copy, 2**20)

@@ -2,8 +2,12 @@
 
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from llmtune.errors import UserError
 from llmtune.export.companions import write_scripts
@@ -11,10 +15,10 @@ from llmtune.export.format import ExportContext, ExportFormat
 from llmtune.export.gate.check import Gate
 from llmtune.export.model_card import write_card
 from llmtune.export.report import ParityReport
+from llmtune.export.room import check_room
 from llmtune.logs import progress
-from llmtune.runs.manifest import write_json
-
-_SPARE_BYTES = 64 * 2**20
+from llmtune.runs.manifest import folder_bytes, write_json
+from llmtune.signals import asked_to_stop, end_as, finishing
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,18 @@ def write_export(
     """
     started = time.perf_counter()
     target = target.resolve()
-    _put_back(target)
-    _check_target(target, overwrite=overwrite)
     if len(context.examples) == 0:
         raise UserError("there is no example to compare an export on; give data.path a file with more examples")
     check_room(target, chosen.num_bytes(context))
+    with _alone(target):
+        _put_back(target)
+        _check_target(target, overwrite=overwrite)
+        report = _write_draft(chosen, context, target, gate)
+    return ExportResult(target, report, folder_bytes(target), time.perf_counter() - started)
+
+
+def _write_draft(chosen: ExportFormat, context: ExportContext, target: Path, gate: Gate) -> ParityReport:
+    """Write beside the target, and put it in its place once it passed."""
     draft = target.with_name(f".{target.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -62,31 +73,15 @@ def write_export(
             write_scripts(chosen.runtime, draft)
             line.advance(1, "checking")
             report = gate.check(chosen, draft)
-            line.advance(1, "finishing")
             report.require(chosen.name)
+            line.advance(1, "finishing")
             write_card(context, chosen, report, draft)
             write_json(draft / "parity.json", report.as_json())
             _put_in_place(draft, target)
             line.advance(1, "done")
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    num_bytes = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
-    return ExportResult(target, report, num_bytes, time.perf_counter() - started)
-
-
-def check_room(target: Path, num_bytes: int) -> None:
-    """Refuse to start what the disk can't hold.
-
-    Raises:
-        UserError: there is too little room.
-    """
-    existing = next(parent for parent in target.parents if parent.exists())
-    free = shutil.disk_usage(existing).free
-    if free < num_bytes + _SPARE_BYTES:
-        raise UserError(
-            f"the export takes about {num_bytes / 2**30:.2f} GiB and {existing} has {free / 2**30:.2f} GiB free; "
-            "make room, or set export.path to another disk"
-        )
+    return report
 
 
 def _check_target(target: Path, *, overwrite: bool) -> None:
@@ -112,8 +107,35 @@ def _put_back(target: Path) -> None:
 
 
 def _put_in_place(draft: Path, target: Path) -> None:
-    """Rename the checked draft to the target, over the export that was there."""
-    if target.exists():
-        target.rename(_old(target))
-    draft.rename(target)
-    shutil.rmtree(_old(target), ignore_errors=True)
+    """Rename the checked draft to the target, over the export that was there; a signal waits until it is done."""
+    with finishing():
+        if target.exists():
+            target.rename(_old(target))
+        try:
+            draft.rename(target)
+        except BaseException:
+            _put_back(target)
+            raise
+        shutil.rmtree(_old(target), ignore_errors=True)
+        number = asked_to_stop()
+    if number is not None:
+        end_as(number)
+
+
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Keep another command from writing the same export meanwhile.
+
+    Raises:
+        UserError: one is at it.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(target.with_name(f".{target.name}.lock"), timeout=0)
+    try:
+        with lock:
+            try:
+                yield
+            finally:
+                Path(lock.lock_file).unlink(missing_ok=True)
+    except Timeout as error:
+        raise UserError(f"another command is writing {target}; wait for it, or set export.path") from error

@@ -96,8 +96,7 @@ def device_for_float32(source: ModelSource, device: torch.device) -> torch.devic
     """
     if device.type != "cuda":
         return device
-    entries = [entry for path in weight_files(source.folder) for entry in safetensors_header(path).values()]
-    needed = 1.5 * 4 * sum(math.prod(entry["shape"]) for entry in entries)
+    needed = 1.5 * 4 * num_weights(source)
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
     if needed <= free:
@@ -107,6 +106,12 @@ def device_for_float32(source: ModelSource, device: torch.device) -> torch.devic
         "merged and checked on the CPU, which takes longer"
     )
     return torch.device("cpu")
+
+
+def num_weights(source: ModelSource) -> int:
+    """How many numbers a model's files hold; only their headers are read."""
+    headers = (safetensors_header(path) for path in weight_files(source.folder))
+    return sum(math.prod(entry["shape"]) for header in headers for entry in header.values())
 
 
 def frozen_dtype(source: ModelSource, how: LoadSettings) -> torch.dtype:

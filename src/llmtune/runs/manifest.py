@@ -120,6 +120,12 @@ class Manifest:
         write_json(self._path, self._content)
 
 
+def folder_bytes(folder: Path) -> int:
+    """Size of all files in a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
 def is_finished_export(result: Mapping[str, Any]) -> bool:
-    """Whether a format's recorded result is where it was written, its check beside it."""
-    return (Path(result["folder"]) / "parity.json").exists()
+    """Whether a format's recorded result is where it was written, whole and with its check."""
+    folder = Path(result["folder"])
+    return (folder / "parity.json").exists() and folder_bytes(folder) >= result["num_bytes"]

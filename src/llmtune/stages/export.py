@@ -1,6 +1,7 @@
 """`export`: weights to folders that other programs load, each checked after reloading."""
 
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from llmtune.export.push import check_access
 from llmtune.export.registry import check_formats, default_formats, make_format
 from llmtune.export.writing import ExportResult, write_export
 from llmtune.logs import say
+from llmtune.models.digest import describe_weights
+from llmtune.models.tokenizer import tokenizer_digest
 from llmtune.runs.manifest import Manifest, is_finished_export
 from llmtune.stages.context import RESULT_STEP, RunContext
 from llmtune.stages.shipping import check_registration, shipped
@@ -91,13 +94,9 @@ def _export_once(context: RunContext, export: ExportContext, gate: Gate, name: s
     """Write one format and record it as finished; one that an earlier try finished stays."""
     own_folder = export.settings.path is None
     target = (context.folder.exports if own_folder else Path(str(export.settings.path))) / name
-    made_from = {
-        "checkpoint": export.checkpoint.name,
-        "max_shard_size": export.settings.max_shard_size,
-        "merge_base": export.settings.merge_base,
-    }
-    earlier = _finished_earlier(context, name, made_from) if own_folder else None
-    if earlier is not None:
+    made_from = _made_from(export)
+    earlier = _finished_earlier(context, name, made_from)
+    if earlier is not None and (own_folder or Path(earlier["folder"]) == target.resolve()):
         say(f"exported {name}: finished earlier, {earlier['folder']}")
         return earlier
     chosen = make_format(name)
@@ -117,6 +116,22 @@ def _export_once(context: RunContext, export: ExportContext, gate: Gate, name: s
     context.manifest.record(_FINISHED, {name: {"made_from": made_from, "result": result}})
     _track(context, name, finished.folder, figures)
     return result
+
+
+def _made_from(export: ExportContext) -> dict[str, Any]:
+    """Everything that decides what an export's files hold, and whether they pass."""
+    settings = export.settings
+    return {
+        "checkpoint": export.checkpoint.name,
+        "weights": describe_weights(export.checkpoint)["sha256"],
+        "base": export.source.weights_digest,
+        "tokenizer": tokenizer_digest(export.tokenizer),
+        "end_tokens": export.subject.end_token_ids,
+        "max_shard_size": settings.max_shard_size,
+        "merge_base": settings.merge_base,
+        "max_loss_rise": settings.max_loss_rise,
+        "version": version("llmtune"),
+    }
 
 
 def _finished_earlier(context: RunContext, name: str, made_from: Mapping[str, Any]) -> dict[str, Any] | None:

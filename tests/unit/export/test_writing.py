@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from llmtune.config.export import ExportConfig
 from llmtune.errors import ExportCheckFailed, UserError
@@ -125,3 +126,28 @@ def test_no_examples_to_compare_on_is_refused(note, tmp_path):
     context.examples = []
     with pytest.raises(UserError, match="no example to compare"):
         written(note, context, tmp_path / "note")
+
+
+def test_a_signal_between_the_renames_waits_and_a_failed_rename_brings_the_old_export_back(note, tmp_path, monkeypatch):
+    target = tmp_path / "note"
+    written(note, context_for(target), target)
+    rename = Path.rename
+
+    def fail(self, to):
+        if self.name == ".note.draft":
+            raise OSError("no space left")
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    (target / "note.txt").write_text("old")
+    with pytest.raises(OSError, match="no space left"):
+        written(note, context_for(target, overwrite=True), target)
+    assert (target / "note.txt").read_text() == "old"
+    assert [folder.name for folder in tmp_path.iterdir()] == ["note"]
+
+
+def test_two_commands_do_not_write_one_export(note, tmp_path):
+    target = tmp_path / "note"
+    with FileLock(tmp_path / ".note.lock"), pytest.raises(UserError, match="another command is writing"):
+        written(note, context_for(target), target)
+    assert not target.exists()

@@ -10,7 +10,7 @@ import pytest
 from llmtune.config.export import ExportConfig
 from llmtune.errors import ExportCheckFailed, UserError
 from llmtune.export import writing
-from llmtune.export.format import CardFacts
+from llmtune.export.format import CardFacts, ExportSubject
 from llmtune.export.push import Pushed
 from llmtune.export.report import Figure, ParityReport
 from llmtune.export.writing import ExportResult
@@ -49,22 +49,34 @@ class Writer:
 def writer(monkeypatch):
     chosen = Writer()
     monkeypatch.setattr(stage, "write_export", chosen)
+    monkeypatch.setattr(stage, "tokenizer_digest", lambda tokenizer: tokenizer)
+    monkeypatch.setattr(ExportSubject, "end_token_ids", [2])
     monkeypatch.setattr(stage, "Gate", lambda context, work: SimpleNamespace(close=lambda: None))
     monkeypatch.setattr(stage, "_facts", lambda context: CardFacts(title="tuned"))
     return chosen
 
 
-def context_of(tmp_path: Path, *, validation: tuple = (1,), checkpoint: str = "checkpoint-4", **settings: Any) -> Any:
-    folder = RunFolder(tmp_path / "run")
-    made = tmp_path / checkpoint
+def context_of(
+    tmp_path: Path,
+    *,
+    validation: tuple = (1,),
+    weights: str = "a",
+    tokenizer: str = "plain",
+    run: str = "run",
+    **settings: Any,
+) -> Any:
+    folder = RunFolder(tmp_path / run)
+    made = tmp_path / "checkpoint-4"
     made.mkdir(exist_ok=True)
     (made / "adapter_config.json").write_text("{}")
+    (made / "adapter_model.safetensors").write_text(weights * 9)
     return SimpleNamespace(
-        trained_run=folder,
+        trained_run=RunFolder(tmp_path / "run"),
         config=SimpleNamespace(export=ExportConfig(**settings), tracking=SimpleNamespace(log_model="none")),
         folder=folder, manifest=Manifest(folder.manifest_file), tracker=NullTracker(), checkpoint=made,
         data=Data(train=(1, 2), validation=validation, test=(3,)),
-        method=None, source=SimpleNamespace(name="tiny"), tokenizer=None, precision=None, device=None,
+        method=SimpleNamespace(name="lora"), source=SimpleNamespace(name="tiny", weights_digest="b"),
+        tokenizer=tokenizer, precision=None, device=None,
     )  # fmt: skip
 
 
@@ -84,7 +96,14 @@ def test_a_failed_export_goes_on_with_the_format_that_is_missing(writer, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "change", [{"checkpoint": "checkpoint-8"}, {"max_shard_size": "1MB"}, {"merge_base": "dequantized"}]
+    "change",
+    [
+        {"weights": "b"},
+        {"tokenizer": "with another template"},
+        {"max_shard_size": "1MB"},
+        {"merge_base": "dequantized"},
+        {"max_loss_rise": 0.01},
+    ],
 )
 def test_a_format_made_from_something_else_is_written_again(writer, tmp_path, change):
     stage.run(context_of(tmp_path))
@@ -94,9 +113,25 @@ def test_a_format_made_from_something_else_is_written_again(writer, tmp_path, ch
 
 def test_a_recorded_format_whose_folder_is_gone_is_written_again(writer, tmp_path):
     stage.run(context_of(tmp_path))
-    (tmp_path / "run" / "exports" / "hf" / "parity.json").unlink()
+    (tmp_path / "run" / "exports" / "hf" / "README.md").unlink()
     stage.run(context_of(tmp_path))
     assert writer.written == ["adapter", "hf", "hf"]
+
+
+def test_another_run_of_the_same_weights_finds_what_the_first_one_exported(writer, tmp_path):
+    stage.run(context_of(tmp_path))
+    stage.run(context_of(tmp_path, run="later"))
+    assert writer.written == ["adapter", "hf"]
+    stage.run(context_of(tmp_path, run="later", path=str(tmp_path / "elsewhere")))
+    assert writer.written == ["adapter", "hf", "adapter", "hf"]
+
+
+def test_an_interrupted_export_to_a_named_place_goes_on(writer, tmp_path):
+    writer.fail_at = "hf"
+    for _ in range(2):
+        with pytest.raises(ExportCheckFailed):
+            stage.run(context_of(tmp_path, path=str(tmp_path / "mine")))
+    assert writer.written == ["adapter"]
 
 
 def test_what_a_kill_left_in_the_run_folder_is_replaced_and_elsewhere_refused(writer, tmp_path):

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -29,9 +30,11 @@ class Answers:
     """What a model said; arrays as `gate.answering` describes them."""
 
     logits: list[np.ndarray]
+    long: np.ndarray
     padded: np.ndarray
     greedy: np.ndarray
     gaps: np.ndarray
+    cache_kl: np.ndarray
     losses: np.ndarray
     text: dict[str, Any]
 
@@ -72,8 +75,11 @@ def answers_of(asked: Asked, questions: Questions, work: Path) -> Answers:
     """
     questions.save(work)
     answers = work / "answers"
-    status = _asker().ask([str(asked.folder), asked.judge, str(work), str(answers), dict(asked.options)])
-    if status != 0:
+    request = [str(asked.folder), asked.judge, str(work), str(answers), dict(asked.options)]
+    status = _asker().ask(request)
+    if status is None:
+        status = _asker().ask(request)
+    if status != 0 or not (answers / "text.json").exists():
         raise ExportCheckFailed(f"the export was written and doesn't run: {_reason(status, answers / 'error.txt')}")
     return read_answers(answers)
 
@@ -86,14 +92,15 @@ class _Asker:
 
     def __init__(self) -> None:
         modules = () if torch.cuda.is_available() else _IMPORTED_ONCE
-        # -P: only the export's own folder, and what is installed; a session of its own: a signal to us isn't its own
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed with the process
+        # -P: only the export's own folder, and what is installed; -B: no cache of bytecode in that folder
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-W", "ignore", answering.__file__, *modules],
+            [sys.executable, "-P", "-B", "-W", "ignore", answering.__file__, *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._said,
             text=True,
-            start_new_session=True,
+            start_new_session=True,  # a signal to us isn't its own
         )
         atexit.register(self.close)
 
@@ -102,19 +109,29 @@ class _Asker:
         """Whether it can be asked."""
         return self._process.poll() is None
 
-    def ask(self, request: list[Any]) -> int:
-        """The exit status of the process that answers; negative is the signal that ended it."""
+    def ask(self, request: list[Any]) -> int | None:
+        """The exit status of the process that answers; negative is the signal that ended it.
+
+        None where this one had ended by itself, for want of requests.
+        """
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except BaseException as error:
+            return int(self._process.stdout.readline())
+        except (BrokenPipeError, ValueError):
+            self.close()
+            if self._process.returncode == 0:
+                return None
+            raise ExportCheckFailed(f"the process that asks exports ended: {self._last_words()}") from None
+        except BaseException:
             self.close()  # what it is still at is of no use
-            if isinstance(error, BrokenPipeError):
-                return self._process.returncode or 1
             raise
-        return int(line) if line else self._process.wait()
+
+    def _last_words(self) -> str:
+        self._said.seek(0)
+        lines = [line for line in self._said.read().splitlines() if line.strip()]
+        return lines[-1] if lines else f"status {self._process.returncode}"
 
     def close(self) -> None:
         """End it, and whatever it asks."""
@@ -132,9 +149,16 @@ def start_asking() -> None:
     _asker()
 
 
+def close_asker() -> None:
+    """End the process that asks, where there is one; the next export starts another."""
+    while _askers:
+        _askers.pop().close()
+
+
 def _asker() -> _Asker:
     """The process that asks; one for all exports of this process, and another where it ended."""
     if not _askers or not _askers[-1].is_there:
+        close_asker()
         _askers.append(_Asker())
     return _askers[-1]
 
@@ -145,9 +169,11 @@ _askers: list[_Asker] = []
 def read_answers(folder: Path) -> Answers:
     """The answers in a folder."""
     number = len(list(folder.glob("logits_*.npy")))
+    long = folder / "long.npy"
     return Answers(
+        long=np.load(long) if long.exists() else np.zeros((0, 1), np.float32),
         logits=[np.load(folder / f"logits_{index}.npy") for index in range(number)],
-        **{name: np.load(folder / f"{name}.npy") for name in ("padded", "greedy", "gaps", "losses")},
+        **{name: np.load(folder / f"{name}.npy") for name in ("padded", "greedy", "gaps", "cache_kl", "losses")},
         text=json.loads((folder / "text.json").read_text(encoding="utf-8")),
     )
 

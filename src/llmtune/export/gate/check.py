@@ -8,14 +8,16 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 
 from llmtune.export.format import Compared, ExportContext, ExportFormat
 from llmtune.export.gate.answering import AnsweringRuntime, losses
 from llmtune.export.gate.answers import Answers, Asked, answers_here, answers_of, start_asking
 from llmtune.export.gate.comparison import compare
-from llmtune.export.gate.questions import Questions, make_questions
+from llmtune.export.gate.questions import Questions, Reach, answers_bytes, make_questions
 from llmtune.export.merge import load_unmerged
 from llmtune.export.report import Figure, ParityReport
+from llmtune.export.room import check_room
 from llmtune.export.shipped.transformers_model import CachedModel, TransformersText
 from llmtune.models.attention import underlying_model
 from llmtune.models.load import LoadSettings
@@ -37,6 +39,8 @@ class Gate:
         self._context = context
         self._work = work
         self._asked: dict[Compared, Answers] = {}
+        shutil.rmtree(work, ignore_errors=True)
+        check_room(work, 2 * answers_bytes(self._vocabulary), "what a check writes")
         start_asking()
 
     def check(self, chosen: ExportFormat, folder: Path) -> ParityReport:
@@ -68,11 +72,15 @@ class Gate:
         """Remove what passed between processes."""
         shutil.rmtree(self._work, ignore_errors=True)
 
+    @property
+    def _vocabulary(self) -> int:
+        return max(own_vocab_size(self._context.source), len(cast(Any, self._context.tokenizer)))
+
     @cached_property
     def _questions(self) -> Questions:
         context = self._context
-        vocabulary = max(own_vocab_size(context.source), len(cast(Any, context.tokenizer)))
-        return make_questions(context.examples, context.tokenizer, max_positions(context.source), vocabulary)
+        reach = Reach(max_positions(context.source), attention_window(context.subject.config))
+        return make_questions(context.examples, context.tokenizer, reach, self._vocabulary)
 
     def _trained(self, which: Compared) -> Answers:
         if which not in self._asked:
@@ -111,6 +119,7 @@ class Gate:
         """What the step from the trained 4-bit base to the base merged into costs, on either base."""
         four_bits, others = self._four_bit_losses
         if tuned_loss is None or four_bits is None:
+            yield Figure("loss_missing", 1.0, 0.0, "1 where no example has a token to learn", "use other examples")
             return
         chosen = self._context.settings.merge_base
         cure = (
@@ -146,6 +155,14 @@ class Gate:
     def _loss(self, model: nn.Module) -> float | None:
         found = losses(self._runtime(model), self._questions.examples)
         return float(found.mean()) if len(found) else None
+
+
+def attention_window(config: PreTrainedConfig) -> int | None:
+    """How far back a model's attention looks in some of its layers; None where all look back to the beginning."""
+    text = config.get_text_config()
+    kinds = getattr(text, "layer_types", None)
+    window = getattr(text, "sliding_window", None)
+    return window if kinds is None or "sliding_attention" in kinds else None
 
 
 def _free_gpu() -> None:

@@ -4,17 +4,25 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from llmtune.errors import ExportCheckFailed
+from llmtune.export.gate.answering import kl_divergence
 from llmtune.export.gate.answers import Answers
 from llmtune.export.report import Bounds, Figure
 
 _CURE = "export again, and report it if it stays: the export or a library lost weights"
 _TEXT_CURE = "export again, and report it if it stays: the tokenizer's files differ from those of training"
 _ROUNDING_CURE = "the weights don't bear this type; choose a finer one, such as export.formats=[hf]"
-_ROWS_AT_ONCE = 64
 
 
 def compare(trained: Answers, exported: Answers, bounds: Bounds) -> list[Figure]:
-    """The differences between two models' answers."""
+    """The differences between two models' answers.
+
+    Raises:
+        ExportCheckFailed: the export gives other shapes than the trained model.
+    """
+    for left, right in zip(_logits(trained), _logits(exported), strict=True):
+        if left.shape != right.shape:
+            raise ExportCheckFailed(f"the export gives logits of shape {right.shape}, the trained model {left.shape}")
     return [
         *_logit_figures(trained, exported, bounds),
         *_loss_figures(trained, exported, bounds),
@@ -22,17 +30,29 @@ def compare(trained: Answers, exported: Answers, bounds: Bounds) -> list[Figure]
     ]
 
 
+def _logits(answers: Answers) -> list[np.ndarray]:
+    """All logits that were kept, each [n, V]."""
+    return [*answers.logits, answers.padded, answers.long]
+
+
 def _logit_figures(trained: Answers, exported: Answers, bounds: Bounds) -> Iterator[Figure]:
-    pairs = [*zip(trained.logits, exported.logits, strict=True), (trained.padded, exported.padded)]
+    pairs = [(left, right) for left, right in zip(_logits(trained), _logits(exported), strict=True) if len(left)]
     largest = max(float(np.abs(logits).max()) for logits, _ in pairs)
-    difference = max(float(np.abs(left - right).max()) for left, right in pairs) / largest
-    kl = np.concatenate([_kl(left, right) for left, right in zip(trained.logits, exported.logits, strict=True)])
+    difference = float(np.max([np.abs(left - right).max() for left, right in pairs])) / largest  # NaN stays NaN
+    kl = np.concatenate([kl_divergence(left, right) for left, right in pairs])
     same = np.concatenate([left.argmax(-1) == right.argmax(-1) for left, right in pairs])
     parted = _parted(trained, exported, tie=largest * (bounds.logits or 0.0))
     steps = trained.greedy.shape[1]
     yield Figure("logit_difference", difference, bounds.logits, "largest logit difference / largest logit", _CURE)
     yield Figure("kl_largest", float(kl.max()), bounds.largest_kl, "largest KL divergence of a token, nats", _CURE)
     yield Figure("kl_mean", float(kl.mean()), bounds.mean_kl, "mean KL divergence of a token, nats", _ROUNDING_CURE)
+    yield Figure(
+        "cache_kl_mean",
+        float(exported.cache_kl.mean()),
+        bounds.mean_kl if bounds.mean_kl is not None else bounds.largest_kl,
+        "mean KL divergence of its own steps through the cache, padded, from its own pass over the whole text, nats",
+        _CURE,
+    )
     yield Figure(
         "top1_agreement", float(same.mean()), None, "share of positions with the same likeliest token, more is better"
     )
@@ -53,6 +73,8 @@ def _logit_figures(trained: Answers, exported: Answers, bounds: Bounds) -> Itera
 
 def _loss_figures(trained: Answers, exported: Answers, bounds: Bounds) -> Iterator[Figure]:
     if trained.loss is None or exported.loss is None:
+        if bounds.loss_rise is not None:
+            yield Figure("loss_missing", 1.0, 0.0, "1 where no example has a token to learn", "use other examples")
         return
     yield Figure("loss_unmerged", trained.loss, None, "loss of the unmerged model in float32, nats per token")
     yield Figure("loss_exported", exported.loss, None, "loss of the export, nats per token")
@@ -72,21 +94,6 @@ def _text_figures(trained: Answers, exported: Answers) -> Iterator[Figure]:
         yield Figure(name, float(wrong), 0.0, f"of {len(left[key])} {meaning}", _TEXT_CURE)
     ends = set(left["end_token_ids"]) ^ set(right["end_token_ids"])
     yield Figure("end_tokens_wrong", float(len(ends)), 0.0, "end tokens too many or too few", _TEXT_CURE)
-
-
-def _kl(trained: np.ndarray, exported: np.ndarray) -> np.ndarray:
-    """KL(trained || exported) of each position in nats: [T, V] and [T, V] to float64 [T]."""
-    parts = []
-    for start in range(0, len(trained), _ROWS_AT_ONCE):  # float64 of all rows would be twice the logits again
-        left = _log_softmax(trained[start : start + _ROWS_AT_ONCE])
-        right = _log_softmax(exported[start : start + _ROWS_AT_ONCE])
-        parts.append((np.exp(left) * (left - right)).sum(-1))
-    return np.concatenate(parts)
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
 def _first_difference(trained: Answers, exported: Answers) -> list[int]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,10 @@ _LONGEST_PROMPT = 128
 _NUM_STEPS = 64
 _LOGITS = 32 * 2**20
 """Numbers at most that a model's answers to the prompts hold, since they are kept whole."""
+_NUM_LONG = 8
+_BEYOND_WINDOW = 32
+_LONG_LOGITS = 5 * _LOGITS
+"""Numbers that the logits of the one long text hold, while it is asked."""
 _EXAMPLES = 64
 _EXAMPLE_TOKENS = 4096
 
@@ -27,7 +31,7 @@ class Questions:
     prompts: list[list[int]]
     """Token ids, from the shortest to the longest."""
     starts: list[list[int]]
-    """The prompts' first halves, put in one padded batch and written on from."""
+    """Beginnings of the prompts of different lengths, put in one padded batch and written on from."""
     num_steps: int
     """Tokens that are written on from each start."""
     examples: list[dict[str, list[int]]]
@@ -37,6 +41,10 @@ class Questions:
     conversations: list[list[dict[str, str]]]
     """Conversations to put through the chat template."""
     pad_token_id: int
+    long: list[int] = field(default_factory=list)
+    """A text longer than the window of the model's attention; empty where it has none, or one too long to ask."""
+    num_long: int = _NUM_LONG
+    """How many of its last positions are kept."""
 
     def save(self, folder: Path) -> None:
         """Write `questions.json`."""
@@ -44,40 +52,74 @@ class Questions:
         (folder / "questions.json").write_text(json.dumps(asdict(self)), encoding="utf-8")
 
 
-def make_questions(
-    table: TokenTable, tokenizer: PreTrainedTokenizerBase, max_positions: int | None, vocabulary: int
-) -> Questions:
+@dataclass(frozen=True)
+class Reach:
+    """How much text a model reads, in tokens; None for no limit."""
+
+    max_positions: int | None = None
+    window: int | None = None
+    """How far back its attention looks in some of its layers."""
+
+
+def answers_bytes(vocabulary: int) -> int:
+    """Room on disk that the answers of one model take at most."""
+    return 4 * min(_LOGITS, _NUM_PROMPTS * _LONGEST_PROMPT * vocabulary) + 4 * vocabulary * (_NUM_PROMPTS + _NUM_LONG)
+
+
+def make_questions(table: TokenTable, tokenizer: PreTrainedTokenizerBase, reach: Reach, vocabulary: int) -> Questions:
     """Questions from a split's examples.
 
     Args:
         table: the split; one example at least.
         tokenizer: the run's.
-        max_positions: the longest text that the model reads, in tokens; None for no limit.
+        reach: how much the model reads.
         vocabulary: how many logits the model has a token.
     """
     order = np.argsort(np.asarray(table.num_tokens), kind="stable")
     picks = np.unique(np.linspace(0, len(order) - 1, _NUM_PROMPTS).round().astype(int))
     chosen = [table.input_ids(int(order[pick])).tolist() for pick in picks]
+    positions = reach.max_positions
     longest = max(2, min(_LONGEST_PROMPT, _LOGITS // vocabulary // len(chosen)))
-    if max_positions is not None:
-        longest = max(2, min(longest, max_positions // 2))
+    if positions is not None:
+        longest = max(2, min(longest, positions // 2))
     prompts = [ids[:longest] for ids in chosen]
-    starts = [ids[: max(1, len(ids) // 2)] for ids in prompts]
-    room = _NUM_STEPS if max_positions is None else max_positions - max(map(len, starts))
+    starts = _starts(prompts)
+    room = _NUM_STEPS if positions is None else positions - max(map(len, starts))
     texts = [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in chosen]
     return Questions(
         prompts=prompts,
         starts=starts,
-        num_steps=min(_NUM_STEPS, room),
+        num_steps=max(1, min(_NUM_STEPS, room)),
         examples=_examples(table, longest=max(_LONGEST_PROMPT, 4 * _LOGITS // vocabulary)),
         texts=texts,
         conversations=_conversations(texts) if tokenizer.chat_template else [],
         pad_token_id=pad_token_id(tokenizer),
+        long=_long(table, reach, vocabulary),
     )
 
 
+def _starts(prompts: Sequence[list[int]]) -> list[list[int]]:
+    """The n-th of N prompts up to n / N of its half, so that prompts of one length are padded too; two at least."""
+    texts = prompts if len(prompts) > 1 else [*prompts, *prompts]
+    return [ids[: max(1, len(ids) * number // (2 * len(texts)))] for number, ids in enumerate(texts, start=1)]
+
+
+def _long(table: TokenTable, reach: Reach, vocabulary: int) -> list[int]:
+    """Examples end to end, a little beyond the window."""
+    if reach.window is None:
+        return []
+    wanted = reach.window + _BEYOND_WINDOW
+    if wanted * vocabulary > _LONG_LOGITS or wanted > (reach.max_positions or wanted):
+        return []
+    ids: list[int] = []
+    while len(ids) < wanted:
+        for row in range(len(table)):
+            ids += table.input_ids(row).tolist()
+    return ids[:wanted]
+
+
 def _examples(table: TokenTable, longest: int) -> list[dict[str, list[int]]]:
-    """Examples from all over the split, cut to `longest` tokens, within the limits on their number and tokens."""
+    """Examples from all over the split within the limits on number and tokens, the last `longest` tokens of each."""
     lengths = np.asarray(table.num_tokens)
     picks = np.unique(np.linspace(0, len(lengths) - 1, _EXAMPLES).round().astype(int))
     by_chance = np.random.default_rng(0).permutation(picks)
@@ -85,8 +127,8 @@ def _examples(table: TokenTable, longest: int) -> list[dict[str, list[int]]]:
     kept = by_chance[: max(1, int(fits.sum()))]
     return [
         {
-            "input_ids": table.input_ids(int(row))[:longest].tolist(),
-            "labels": table.labels(int(row))[:longest].tolist(),
+            "input_ids": table.input_ids(int(row))[-longest:].tolist(),
+            "labels": table.labels(int(row))[-longest:].tolist(),
         }
         for row in kept
     ]

@@ -69,7 +69,12 @@ class FileText:
         template = environment.from_string(self._said["chat_template"])
         begin, end = (self._token(name) for name in ("bos", "eos"))
         return template.render(
-            messages=messages, add_generation_prompt=True, bos_token=begin, eos_token=end, raise_exception=refuse
+            messages=messages,
+            add_generation_prompt=True,
+            bos_token=begin,
+            eos_token=end,
+            tools=None,
+            raise_exception=refuse,
         )
 
     def _token(self, name: str) -> str:

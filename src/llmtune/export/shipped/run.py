@@ -20,22 +20,26 @@ def main() -> None:
     runtime = Runtime(Path(__file__).resolve().parent)
     ids = prompt_ids(runtime, arguments)
     room = arguments.max_new_tokens
-    if runtime.text.max_positions is not None:
-        room = min(room, runtime.text.max_positions - len(ids))
-    if room <= 0:
-        sys.exit(f"the prompt has {len(ids)} tokens and the model reads {runtime.text.max_positions} at most")
+    limit = runtime.text.max_positions
+    if not ids:
+        sys.exit("the prompt has no token; give a text")
+    if limit is not None and len(ids) >= limit:
+        sys.exit(f"the prompt has {len(ids)} tokens and the model reads {limit} at most")
+    room = room if limit is None else min(room, limit - len(ids))
+    show(runtime, write(runtime, ids, room, arguments.temperature, arguments.seed), as_ids=bool(arguments.ids))
+
+
+def show(runtime: Any, tokens: Iterator[int], *, as_ids: bool) -> None:
+    """Print tokens as they come, as text or as ids."""
     written: list[int] = []
     shown = ""
-    for token in write(runtime, ids, room, arguments.temperature, arguments.seed):
+    for token in tokens:
         written.append(token)
-        if arguments.ids:
-            print(token, end=" ", flush=True)
-            continue
-        text = runtime.text.decode(written)
+        text = shown + f"{token} " if as_ids else runtime.text.decode(written)
         if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # the rest of a letter is still to come
             print(text[len(shown) :], end="", flush=True)
             shown = text
-    print()
+    print("" if as_ids else runtime.text.decode(written)[len(shown) :])
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -63,7 +67,7 @@ def prompt_ids(runtime: Any, arguments: argparse.Namespace) -> list[int]:
 def write(runtime: Any, ids: list[int], room: int, temperature: float, seed: int) -> Iterator[int]:
     """Each new token, up to an end token."""
     chance = random.Random(seed)
-    logits = runtime.start([ids], [[1] * len(ids)])[0][-1]
+    logits = runtime.start([ids], [[1] * len(ids)])[0][-1] if room > 0 else None
     for number in range(room):
         token = pick(logits, temperature, chance)
         if token in runtime.text.end_token_ids:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,22 +31,11 @@ class Text:
 
     def render(self, messages: list[dict[str, str]]) -> str:
         """A conversation as the model reads it, up to where its answer begins; encode it with `special=False`."""
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-        def refuse(message: str) -> None:
-            raise ValueError(message)
-
         file = self._folder / "chat_template.jinja"
         if not file.exists():
             raise ValueError("this model has no chat template; give it plain text")
-        source = re.sub(r"\b(end)?generation(?=\s*[-+]?%})", _plain_block, file.read_text(encoding="utf-8"))
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = refuse
         special = {name: _content(self._settings.get(name)) for name in _SPECIAL if self._settings.get(name)}
-        return environment.from_string(source).render(messages=messages, add_generation_prompt=True, **special)
+        return render_template(file.read_text(encoding="utf-8"), messages, special)
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -59,6 +49,30 @@ class Text:
 
     def _read(self, name: str) -> dict[str, Any]:
         return json.loads((self._folder / name).read_text(encoding="utf-8"))
+
+
+def render_template(template: str, messages: list[dict[str, str]], special: dict[str, str]) -> str:
+    """A conversation through a chat template as transformers renders it, up to where the answer begins.
+
+    Args:
+        template: Jinja.
+        messages: turns with `role` and `content`.
+        special: special tokens by name, such as `bos_token`.
+    """
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals.update(raise_exception=_refuse, strftime_now=lambda form: datetime.now().strftime(form))
+    plain = re.sub(r"\b(end)?generation(?=\s*[-+]?%})", _plain_block, template)
+    given = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": True}
+    return environment.from_string(plain).render(**given, **special)
+
+
+def _refuse(message: str) -> None:
+    raise ValueError(message)
 
 
 def _plain_block(found: re.Match[str]) -> str:

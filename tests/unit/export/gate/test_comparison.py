@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from llmtune.errors import ExportCheckFailed
 from llmtune.export.gate.answers import Answers
 from llmtune.export.gate.comparison import compare
 from llmtune.export.report import Bounds
@@ -17,7 +18,16 @@ def answers(
     logits: list[float], tokens: list[int], gaps: list[float], losses: tuple[float, ...] = (1.0, 3.0)
 ) -> Answers:
     row = np.array([logits], np.float32)
-    return Answers([row], row, np.array([tokens]), np.array([gaps]), np.array(losses), TEXT)
+    return Answers(
+        logits=[row],
+        long=np.zeros((0, len(logits)), np.float32),
+        padded=row,
+        greedy=np.array([tokens]),
+        gaps=np.array([gaps]),
+        cache_kl=np.zeros((1, len(tokens))),
+        losses=np.array(losses),
+        text=TEXT,
+    )
 
 
 def figures(trained: Answers, exported: Answers, bounds: Bounds = BOUNDS) -> dict:
@@ -84,4 +94,36 @@ def test_each_difference_of_text_is_a_fault(key, value, name):
 
 def test_examples_without_supervised_tokens_leave_the_loss_out():
     one = answers([1.0, 2.0], [1], [1.0], ())
-    assert "loss_rise" not in figures(one, one)
+    assert not {"loss_rise", "loss_missing"} & set(figures(one, one, Bounds("equal", logits=0.01)))
+
+
+@pytest.mark.parametrize("part", ["padded", "long"])
+def test_what_is_padded_and_what_is_long_is_judged_in_coarse_formats_too(part):
+    one, row = answers([1.0, 2.0], [1], [1.0]), np.array([[1.0, 2.0]], np.float32)
+    one = replace(one, long=row)
+    other = replace(one, **{part: row[:, ::-1]})
+    found = figures(one, other, Bounds("coarser", mean_kl=0.1))
+    assert {name for name, figure in found.items() if not figure.passed} == {"kl_mean"}
+
+
+def test_a_cache_that_says_another_thing_than_the_whole_text_is_found_in_coarse_formats_too():
+    one = answers([1.0, 2.0], [1], [1.0])
+    other = replace(one, cache_kl=np.full((1, 1), 0.2))
+    for bounds in (BOUNDS, Bounds("coarser", mean_kl=0.1)):
+        assert [figure.name for figure in compare(one, other, bounds) if not figure.passed] == ["cache_kl_mean"]
+
+
+def test_a_nan_among_padded_rows_never_passes():
+    one = answers([1.0, 2.0], [1], [1.0])
+    found = figures(one, replace(one, padded=np.array([[math.nan, 2.0]], np.float32)))
+    assert not found["logit_difference"].passed and not found["kl_largest"].passed
+
+
+def test_logits_of_another_shape_are_told():
+    with pytest.raises(ExportCheckFailed, match=r"logits of shape \(1, 3\), the trained model \(1, 2\)"):
+        figures(answers([1.0, 2.0], [1], [1.0]), answers([1.0, 2.0, 3.0], [1], [1.0]))
+
+
+def test_a_loss_that_cannot_be_taken_fails_where_it_is_bounded():
+    one = answers([1.0, 2.0], [1], [1.0], ())
+    assert not figures(one, one)["loss_missing"].passed
