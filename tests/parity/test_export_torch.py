@@ -1,6 +1,7 @@
 """The formats `torchscript` and `torch_export` equal the merged model, at shapes that they weren't traced with."""
 
 import importlib.util
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -219,3 +220,21 @@ def test_every_architecture_equals_its_model(tmp_path, monkeypatch, architecture
     runtime = load_runtime(tmp_path, monkeypatch)
     for batch, length, num_padding in ((1, 9, 0), (3, 14, 5), (2, 40, 20)):
         assert_equals(runtime, model, batch, length, num_padding)
+
+
+def test_a_program_moves_to_another_device_with_all_that_it_makes(tiny_llama, tmp_path):
+    """On torch's `meta` device, where anything left behind on the CPU raises."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32).eval()
+    write_exported(model, tmp_path / "model.pt2")
+    model.config.save_pretrained(tmp_path)
+    model.generation_config.save_pretrained(tmp_path)
+    write_scripts("torch_export", tmp_path)
+    code = (
+        "import torch; from pathlib import Path; from runtime import Runtime\n"
+        "moved = Runtime(Path('.'), device='meta')\n"
+        "ids = torch.zeros((2, 4), dtype=torch.long, device='meta')\n"
+        "past = [torch.zeros((2, heads, 0, size), device='meta') for heads, size in moved._past_shapes]\n"
+        "print({str(part.device) for part in moved.model(ids, ids + 1, ids, *past)})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "{'meta'}"

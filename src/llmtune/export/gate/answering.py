@@ -19,7 +19,7 @@ import numpy as np
 
 _SET_PARENT_DEATH_SIGNAL = 1
 _ROWS_AT_ONCE = 64
-_IDLE_SECONDS = 60
+_IDLE_SECONDS = 600
 
 
 class AnsweringText(Protocol):
@@ -172,7 +172,7 @@ def serve() -> None:
 
     A request is a line of JSON: folder, module of its `Runtime`, questions, answers, options. Each is answered in a
     process of its own, forked before anything was computed; its exit status is the line that comes back. Without a
-    request for a minute this process ends.
+    request for ten minutes this process ends.
     """
     _end_with_parent()
     for name in sys.argv[1:]:

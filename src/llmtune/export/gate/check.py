@@ -83,6 +83,8 @@ class Gate:
         return make_questions(context.examples, context.tokenizer, reach, self._vocabulary)
 
     def _trained(self, which: Compared) -> Answers:
+        if self._context.method.name != "qlora":
+            which = Compared.UNMERGED  # the model as it was trained is the unmerged one: it is asked once
         if which not in self._asked:
             runtime = self._runtime(self._load(which))
             self._asked[which] = answers_here(runtime, self._questions, self._fresh("trained"))
@@ -93,8 +95,7 @@ class Gate:
         context = self._context
         if which is Compared.UNMERGED:
             return load_unmerged(context)
-        device = context.device if context.method.name == "qlora" else context.float32_device
-        how = LoadSettings(compute_dtype=torch.float32, device=device)
+        how = LoadSettings(compute_dtype=torch.float32, device=context.device)
         return context.method.load_trained(context.source, context.checkpoint, how)
 
     def _runtime(self, model: nn.Module) -> AnsweringRuntime:

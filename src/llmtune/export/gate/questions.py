@@ -20,8 +20,8 @@ _NUM_LONG = 8
 _BEYOND_WINDOW = 32
 _LONG_LOGITS = 5 * _LOGITS
 """Numbers that the logits of the one long text hold, while it is asked."""
-_EXAMPLES = 64
-_EXAMPLE_TOKENS = 4096
+_EXAMPLES = 48
+_EXAMPLE_TOKENS = 2048
 
 
 @dataclass(frozen=True)

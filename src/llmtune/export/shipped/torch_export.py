@@ -12,7 +12,6 @@ warnings.filterwarnings("ignore", message="Failed to initialize NumPy")  # torch
 
 import torch  # noqa: E402
 from text import Text  # noqa: E402  # pyright: ignore[reportMissingImports]  # it stands beside this file
-from torch.export.passes import move_to_device_pass  # noqa: E402
 
 
 class Runtime:
@@ -26,12 +25,13 @@ class Runtime:
         self.text = Text(folder)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         program = torch.export.load(folder / "model.pt2")
-        if self.device.type != "cpu":
-            program = move_to_device_pass(program, self.device)
         self._past_shapes = _past_shapes(program)
+        module = program.module(check_guards=False)
+        if self.device.type != "cpu":
+            _move(module, self.device)
         # Called by `forward`, past the hook that works out in sympy, at every token, whether each shape is allowed:
         # it takes twice as long as the rest of what Python does here.
-        self.model = program.module(check_guards=False).forward
+        self.model = module.forward
         self._mask = torch.zeros((0, 0), dtype=torch.long)
         self._past: Sequence[torch.Tensor] = ()
 
@@ -54,6 +54,24 @@ class Runtime:
         positions = (self._mask.cumsum(-1) - 1).clamp(min=0)[:, -new.shape[1] :]
         logits, *self._past = self.model(new, self._mask, positions, *self._past)
         return logits.cpu()
+
+
+def _move(module: Any, device: torch.device) -> None:
+    """Move weights and constants, and let every operation that makes a tensor make it there.
+
+    torch's own `move_to_device_pass` fails on programs that were loaded from a file (torch 2.11 to 2.13).
+    """
+    module.to(device)
+    for part in module.modules():
+        for name, value in vars(part).items():
+            if isinstance(value, torch.Tensor):
+                setattr(part, name, value.to(device))
+        for node in part.graph.nodes if hasattr(part, "graph") else ():
+            node.args = tuple(device if isinstance(one, torch.device) else one for one in node.args)
+            if node.kwargs.get("device") is not None:
+                node.update_kwarg("device", device)
+        if hasattr(part, "recompile"):
+            part.recompile()
 
 
 def _past_shapes(program: Any) -> list[tuple[int, int]]:

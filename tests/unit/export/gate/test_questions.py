@@ -50,7 +50,7 @@ def test_a_large_vocabulary_shortens_what_is_kept_whole(tokenizer):
 
 def test_examples_keep_their_labels_and_stay_within_the_limits(tokenizer):
     asked = make_questions(Rows(*[100] * 200), tokenizer, Reach(), 300)
-    assert len(asked.examples) == 4096 // 100
+    assert len(asked.examples) == 2048 // 100
     for example in asked.examples:
         assert example["labels"][:50] == [-100] * 50 and example["labels"][50:] == example["input_ids"][50:]
 
