@@ -84,7 +84,7 @@ def measure(context: ExportContext, formats: Sequence[str], work: Path) -> Itera
             say(f"{name} {reason}")
             continue
         try:
-            done = write_export(chosen, context, work / name, gate, overwrite=True)
+            done = write_export(chosen, context, work / name, gate)
         except Exception as error:  # the others are measured all the same
             say(f"{name}: {error}")
             continue

@@ -62,6 +62,6 @@ def export(name: str, context: ExportContext, target: Path) -> ExportResult:
     """One format, written and put to the gate."""
     gate = Gate(context, target.with_name(".asked"))
     try:
-        return write_export(make_format(name), context, target, gate, overwrite=context.settings.overwrite)
+        return write_export(make_format(name), context, target, gate)
     finally:
         gate.close()

@@ -293,6 +293,7 @@ def test_what_is_there_stays_unless_it_may_be_replaced(trained, tmp_path):
     with pytest.raises(UserError, match="isn't empty; set export"):
         export("adapter", context, target)
     assert [file.name for file in target.iterdir()] == ["mine.txt"]
+    (target / "parity.json").write_text("{}")
     context = replace(context, settings=ExportConfig(overwrite=True))
     export("adapter", context, target)
     assert not (target / "mine.txt").exists() and (target / "adapter_model.safetensors").exists()

@@ -169,7 +169,7 @@ def test_the_file_holds_tied_weights_once_no_path_and_fits_the_room_that_was_ask
 def test_an_export_passes_the_gate(trained, tmp_path, name):
     gate = Gate(trained("tiny_gpt2"), tmp_path / ".asked")
     try:
-        result = write_export(FORMATS[name](), trained("tiny_gpt2"), tmp_path / name, gate, overwrite=False)
+        result = write_export(FORMATS[name](), trained("tiny_gpt2"), tmp_path / name, gate)
     finally:
         gate.close()
     assert all(figure.passed for figure in result.report.figures)

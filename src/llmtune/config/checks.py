@@ -1,10 +1,11 @@
 """Combinations of values that can't work, and choices that derive from several groups."""
 
+import difflib
 import re
 from collections.abc import Callable, Iterator
 
 from llmtune.config.data import ExamplesConfig, FilesConfig, HubDataConfig, MixtureConfig, RowConfig
-from llmtune.config.export import EXPORT_FORMATS
+from llmtune.config.export import EXPORT_FORMATS, MODEL_NAME, REGISTERED_FORMAT
 from llmtune.config.row_columns import find_wrong_columns
 from llmtune.config.run import RunConfig
 from llmtune.config.train import DEFAULT_CYCLES
@@ -122,11 +123,29 @@ def _hardware(config: RunConfig) -> Iterator[str]:
 def _export(config: RunConfig) -> Iterator[str]:
     for name in config.export.formats or ():
         if name not in EXPORT_FORMATS:
-            yield f"export.formats: there is no format {name}; known: {', '.join(EXPORT_FORMATS)}."
+            near = difflib.get_close_matches(name.lower(), EXPORT_FORMATS, n=1)
+            hint = f" Did you mean {near[0]}?" if near else f" Known: {', '.join(EXPORT_FORMATS)}."
+            yield f"export.formats: there is no format {name}.{hint}"
     if config.method.name == "full" and "adapter" in (config.export.formats or ()):
         yield "export.formats: adapter can't be had from method=full, which trains no adapter; take hf."
+    if config.export.path is not None and not config.export.path.strip():
+        yield "export.path: is empty; name a folder, or leave it out for the run's own."
+    if config.export.register is not None:
+        yield from _register(config, config.export.register)
     if not re.fullmatch(r"[1-9][0-9]*(\.[0-9]+)?\s?(MB|GB)", config.export.max_shard_size):
         yield f"export.max_shard_size={config.export.max_shard_size}: write a size such as 5GB or 200MB."
+
+
+def _register(config: RunConfig, name: str) -> Iterator[str]:
+    if not MODEL_NAME.fullmatch(name) or name != name.strip():
+        yield (
+            f"export.register={name}: no name for a model in MLflow; take letters, digits, spaces and - _ . with a "
+            "letter or digit first, 200 characters at most."
+        )
+    if config.export.formats is not None and REGISTERED_FORMAT not in config.export.formats:
+        yield f"export.register: registers the {REGISTERED_FORMAT} format; add {REGISTERED_FORMAT} to export.formats."
+    if config.tracking.backend == "none":
+        yield "export.register: needs MLflow, and tracking.backend is none; set tracking=mlflow."
 
 
 def _tracking(config: RunConfig) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """`export`: the form in which the tuned model is shipped."""
 
+import re
 from typing import Literal
 
 from pydantic.dataclasses import dataclass
@@ -19,6 +20,11 @@ EXPORT_FORMATS = {
     "gguf_q4_k_m": "llmtune.export.gguf_q4_k_m:GgufQ4KMFormat",
 }
 """Every format's name and `module:class`; the module is imported when the format is asked for."""
+
+REGISTERED_FORMAT = "hf"
+"""The format whose folder `export.register` registers."""
+MODEL_NAME = re.compile(r"\w[\w .-]{0,199}")
+"""Names that a model may have in MLflow's registry."""
 
 
 @dataclass(config=STRICT, frozen=True, kw_only=True)

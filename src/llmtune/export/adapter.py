@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from llmtune.export.companions import save_tokenizer
 from llmtune.export.format import Compared, ExportContext, ExportFormat, ExportSubject
 from llmtune.export.model_card import base_reference
 from llmtune.export.report import Bounds, Figure
@@ -46,7 +47,7 @@ class AdapterFormat(ExportFormat):
         settings |= {"base_model_name_or_path": source.location, "revision": source.revision}
         write_json(folder / CONFIG_FILE, settings)
         write_json(folder / "base.json", _base(context))
-        context.tokenizer.save_pretrained(folder)
+        save_tokenizer(context, folder)
 
     def more_figures(self, context: ExportContext, folder: Path) -> list[Figure]:
         """Whether the files name the base model that it was compared on."""

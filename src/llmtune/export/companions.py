@@ -1,5 +1,6 @@
 """What stands beside an export's weights: config, end tokens, tokenizer with chat template, scripts that run it."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from llmtune.export import shipped
 from llmtune.export.format import ExportContext
 from llmtune.models.prompting import stop_token_ids
+from llmtune.runs.manifest import write_json
 
 _SCRIPTS = Path(shipped.__path__[0])
 _PARTS = ("text", "transformers_model")
@@ -18,7 +20,19 @@ def write_companions(context: ExportContext, model: PreTrainedModel, folder: Pat
     """Write `config.json`, `generation_config.json` and the tokenizer's files, as transformers writes them."""
     model.config.save_pretrained(folder)
     true_generation_config(model, context).save_pretrained(folder)
+    save_tokenizer(context, folder)
+
+
+def save_tokenizer(context: ExportContext, folder: Path) -> None:
+    """Write the tokenizer's files and the chat template, so that transformers 4 reads them as well as 5.
+
+    Version 5 calls a tokenizer that `tokenizer.json` says all of by a name that 4, and what builds on it, doesn't know.
+    """
     context.tokenizer.save_pretrained(folder)
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        write_json(file, {**settings, "tokenizer_class": "PreTrainedTokenizerFast"})
 
 
 def true_generation_config(model: PreTrainedModel, context: ExportContext) -> GenerationConfig:

@@ -34,6 +34,8 @@ class CardFacts:
     """Where the examples come from: digest, rows, licence, by name."""
     metrics: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
     """Held-out figures by name: the base model's and the tuned one's; None where one wasn't measured."""
+    is_trained_here: bool = True
+    """Whether llmtune trained it; else it came as an adapter or a model made elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +120,7 @@ class ExportFormat:
     library: str = "transformers"
     """As the Hub names what loads it, for the model card."""
     note: str = ""
-    """What a person should know before choosing it, for the terminal and the model card."""
+    """What a person should know of it, for the terminal and the model card."""
 
     def why_not(self, subject: ExportSubject) -> str | None:
         """Why this format can't hold the model, in words that follow its name; None where it can. No weight is read."""

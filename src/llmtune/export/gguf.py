@@ -48,6 +48,16 @@ class GgufFormat(ExportFormat):
         return reason
 
     @property
+    def note(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]  # it depends on what is installed
+        """Whether the file was tried in llama.cpp."""
+        if has_llama_cpp():
+            return ""
+        return (
+            "llama.cpp wasn't there to try the file in (`pip install llama-cpp-python`): it was read back by "
+            "transformers, and compared so."
+        )
+
+    @property
     def judge(self) -> str:
         """The module whose `Runtime` is asked: the export's own, or transformers' reader without llama.cpp."""
         return "runtime" if has_llama_cpp() else reader.__name__

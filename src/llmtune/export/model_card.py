@@ -6,7 +6,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from llmtune.export.format import ExportContext, ExportFormat
+from llmtune.export.format import CardFacts, ExportContext, ExportFormat
 from llmtune.export.report import Figure, ParityReport
 from llmtune.models.source import ModelSource
 
@@ -35,8 +35,9 @@ _TEMPLATE = """\
 
 {{ metrics_table }}
 
+{% if is_measured %}
 Perplexity is exp of the mean loss per supervised token; it compares only under the same tokenizer and mask.
-
+{% endif %}
 ## Check of these files
 
 Compared after loading them from disk: {{ compared }}.
@@ -67,9 +68,10 @@ In a program of your own, with `FOLDER` the folder of this file:
 
 ## Use and limits
 
-The model does what its training examples show, in their domain and form; it was measured on held-out examples of the
-same kind and nowhere else. It keeps the base model's faults and biases and may have lost some of its general skill;
-check its output before anything rests on it. The licences of the base model and of the data apply.
+The model does what its training examples show, in their domain and form.
+{%- if is_measured %} It was measured on held-out examples of the same kind and nowhere else.{% endif %}
+It keeps the base model's faults and biases and may have lost some of its general skill; check its output before
+anything rests on it. The licences of the base model and of the data apply.
 """
 
 
@@ -98,11 +100,12 @@ def write_card(context: ExportContext, chosen: ExportFormat, report: ParityRepor
         template_str=_TEMPLATE,
         title=facts.title,
         base=base,
-        what=_what(base, context.method.name),
+        what=_what(base, context.method.name, facts),
         base_table=_pairs(origin),
         method_table=_pairs({**facts.method, **_vocabulary(context)}),
         data_table=_pairs(facts.data),
         metrics_table=_metrics(facts.metrics),
+        is_measured=_is_measured(facts.metrics),
         compared=report.compared,
         parity_table=_parity(report.figures),
         why=report.why,
@@ -123,9 +126,11 @@ def _is_hub_id(source: ModelSource) -> bool:
     return not Path(source.location).is_absolute()
 
 
-def _what(base: str, method: str) -> str:
+def _what(base: str, method: str, facts: CardFacts) -> str:
     if method == _UNTRAINED:
         return f"{base} as it is: nothing was trained, llmtune wrote and checked these files."
+    if not facts.is_trained_here:
+        return f"{base} with a `{method}` adapter that was made elsewhere; llmtune wrote and checked these files."
     return f"{base} specialised by llmtune with method `{method}`."
 
 
@@ -152,8 +157,12 @@ def _shown(value: Any) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
+def _is_measured(metrics: Mapping[str, tuple[float | None, float | None]]) -> bool:
+    return any(value is not None for pair in metrics.values() for value in pair)
+
+
 def _metrics(metrics: Mapping[str, tuple[float | None, float | None]]) -> str:
-    if not metrics:
+    if not _is_measured(metrics):
         return "Not measured."
     rows = [f"| {name} | {_number(base)} | {_number(tuned)} |" for name, (base, tuned) in metrics.items()]
     return "\n".join(["| | base model | this model |", "|---|---:|---:|", *rows])

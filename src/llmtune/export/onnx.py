@@ -24,8 +24,7 @@ from llmtune.export.format import ExportContext, ExportFormat, ExportSubject
 from llmtune.export.graphs.cached_step import cache_shape, why_not
 from llmtune.export.merge import load_merged
 from llmtune.export.report import Bounds
-from llmtune.models.load import safetensors_header
-from llmtune.models.source import weight_files
+from llmtune.models.load import num_weights
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -59,9 +58,7 @@ class OnnxFormat(ExportFormat):
 
     def num_bytes(self, context: ExportContext) -> int:
         """The weights by number, and room for the rest; nothing is written on the way."""
-        headers = [safetensors_header(path) for path in weight_files(context.source.folder)]
-        weights = sum(_num_elements(entry) for header in headers for entry in header.values())
-        return int(weights * self.bytes_a_weight) + _COMPANION_BYTES
+        return int(num_weights(context.source) * self.bytes_a_weight) + _COMPANION_BYTES
 
     def write(self, context: ExportContext, folder: Path) -> None:
         """Merge, trace, and write the graph with what its readers look for beside it."""
@@ -112,9 +109,36 @@ def genai_config(model: PreTrainedModel, generation: dict[str, Any], file: str) 
         generation: its `generation_config.json`.
         file: the graph, seen from the folder.
     """
+    config: PreTrainedConfig = model.config.get_text_config()
+    ends = generation["eos_token_id"]
+    length = getattr(config, "max_position_embeddings", None) or 2048
+    return {
+        "model": {
+            "type": config.model_type if config.model_type in _GENAI_TYPES else "decoder",
+            "vocab_size": config.vocab_size,
+            "context_length": length,
+            "bos_token_id": generation.get("bos_token_id") or _first(ends),
+            "eos_token_id": ends,
+            "pad_token_id": _first(generation.get("pad_token_id", ends)),
+            "decoder": _genai_decoder(model, file),
+        },
+        "search": {
+            "do_sample": bool(generation.get("do_sample", False)),
+            "temperature": generation.get("temperature") or 1.0,
+            "top_k": generation.get("top_k") or 50,
+            "top_p": generation.get("top_p") or 1.0,
+            "repetition_penalty": generation.get("repetition_penalty") or 1.0,
+            "max_length": length,
+            "past_present_share_buffer": False,
+        },
+    }
+
+
+def _genai_decoder(model: PreTrainedModel, file: str) -> dict[str, Any]:
+    """The graph's shape, and what its inputs and outputs are called."""
     layers, heads, size = cache_shape(model)
     config: PreTrainedConfig = model.config.get_text_config()
-    decoder = {
+    return {
         "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
         "filename": file,
         "head_size": size,
@@ -133,41 +157,12 @@ def genai_config(model: PreTrainedModel, generation: dict[str, Any], file: str) 
             "present_value_names": "present.%d.value",
         },
     }
-    ends = generation["eos_token_id"]
-    length = getattr(config, "max_position_embeddings", None) or 2048
-    return {
-        "model": {
-            "type": config.model_type if config.model_type in _GENAI_TYPES else "decoder",
-            "vocab_size": config.vocab_size,
-            "context_length": length,
-            "bos_token_id": generation.get("bos_token_id") or _first(ends),
-            "eos_token_id": ends,
-            "pad_token_id": _first(generation.get("pad_token_id", ends)),
-            "decoder": decoder,
-        },
-        "search": {
-            "do_sample": bool(generation.get("do_sample", False)),
-            "temperature": generation.get("temperature") or 1.0,
-            "top_k": generation.get("top_k") or 50,
-            "top_p": generation.get("top_p") or 1.0,
-            "repetition_penalty": generation.get("repetition_penalty") or 1.0,
-            "max_length": length,
-            "past_present_share_buffer": False,
-        },
-    }
 
 
 def _tell_transformers_js(file: Path, js_type: str, *, single: bool) -> None:
     config = _read(file)
     own = {"dtype": js_type} | ({} if single else {"use_external_data_format": True})
     _write(file, {**config, "transformers.js_config": own})
-
-
-def _num_elements(entry: dict[str, Any]) -> int:
-    total = 1
-    for size in entry["shape"]:
-        total *= size
-    return total
 
 
 def _first(value: Any) -> int:

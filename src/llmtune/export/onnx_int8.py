@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 class OnnxInt8Format(OnnxFormat):
     """Every matrix in 8 bits, the embedding as well.
 
-    Blocks of 32 with a scale each, not onnxruntime's dynamic quantisation, which has one scale for all activations: on
-    SmolLM2-135M-Instruct that costs 0.6 to 0.7 nats per token, and blocks 0.01.
+    Blocks of 32 with a scale each, not onnxruntime's dynamic quantisation: on SmolLM2-135M-Instruct that costs 0.6 to
+    0.7 nats per token, and blocks 0.01.
     """
 
     name = "onnx_int8"

@@ -10,7 +10,7 @@ import re
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -18,18 +18,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from llmtune.config.export import REGISTERED_FORMAT
 from llmtune.credentials import without_credentials
 from llmtune.errors import ConfigError, ExportCheckFailed, LlmtuneError, UserError
 from llmtune.export import shipped
 from llmtune.models.digest import file_sha256
 
-REGISTERED_FORMAT = "hf"
-"""The format whose folder is registered."""
 _KEY = "export.register"
 _SCRIPT = Path(shipped.__path__[0]) / "mlflow_text.py"
 _FILES = "artifacts/model"
 _SUMS = "SHA256SUMS"
-_NAME = re.compile(r"\w[\w .-]{0,199}")
 _NOT_IN_TITLES = re.compile(r"[^\w -]")
 _PINNED = ("mlflow", "torch", "transformers", "tokenizers", "safetensors", "jinja2")
 _NEEDED = ("pandas", "numpy", "yaml", "cloudpickle")
@@ -90,14 +88,13 @@ class Registered:
         return {**asdict(self), "uri": self.uri}
 
 
-def check_register(name: str | None, formats: Sequence[str] | None, tracking_uri: str | None) -> None:
+def check_register(name: str | None, tracking_uri: str | None) -> None:
     """Refuse a registration that can't work, before anything is trained. Without a name nothing is asked.
 
     A store that is away is no reason: it may be back when training has ended.
 
     Args:
         name: `export.register`.
-        formats: `export.formats`; None is the default, which has the one that is registered.
         tracking_uri: absolute tracking URI of the run; None where nothing is tracked.
 
     Raises:
@@ -105,24 +102,15 @@ def check_register(name: str | None, formats: Sequence[str] | None, tracking_uri
     """
     if name is None:
         return
-    problems = list(_problems(name, formats, tracking_uri))
+    problems = list(_problems(tracking_uri))
     if problems:
         raise ConfigError(problems)
     if tracking_uri is not None:
         _ask_store(name, tracking_uri)
 
 
-def _problems(name: str, formats: Sequence[str] | None, tracking_uri: str | None) -> Iterator[str]:
-    if not _NAME.fullmatch(name) or name != name.strip():
-        yield (
-            f"{_KEY}={name}: no name for a model in MLflow; take letters, digits, spaces and - _ . with a letter or "
-            "digit first, 200 characters at most."
-        )
-    if formats is not None and REGISTERED_FORMAT not in formats:
-        yield f"{_KEY}: registers the {REGISTERED_FORMAT} format; add {REGISTERED_FORMAT} to export.formats."
-    if tracking_uri is None:
-        yield f"{_KEY}: needs MLflow, and tracking.backend is none; set tracking=mlflow."
-    elif tracking_uri.startswith("databricks"):
+def _problems(tracking_uri: str | None) -> Iterator[str]:
+    if tracking_uri is not None and tracking_uri.startswith("databricks"):
         yield f"{_KEY}: Databricks has a registry of its own kind, which can't be written to; leave it out."
     yield from _environment_problems(tracking_uri)
 
@@ -160,19 +148,11 @@ def _ask_store(name: str, uri: str) -> None:
         raise ConfigError(f"{_KEY}={name}: is the name of a prompt in that store; take another name.")
 
 
-def store_folder(tracking_uri: str) -> Path | None:
-    """The folder whose disk a registration fills by as much as the export has; None for a server's disk."""
-    prefix = "sqlite:///"
-    if not tracking_uri.startswith(prefix):
-        return None
-    return Path(tracking_uri.removeprefix(prefix).split("?", 1)[0]).parent
-
-
 def register(folder: Path, facts: RegistrationFacts) -> Registered:
     """Log a checked export as a model of its run and make it the newest version of a name; twice is once.
 
     Args:
-        folder: the export, as `export_format` left it.
+        folder: the export, as `write_export` left it.
         facts: name, store and run, and what is said of it.
 
     Raises:

@@ -17,7 +17,7 @@ from llmtune.export.model_card import write_card
 from llmtune.export.report import ParityReport
 from llmtune.export.room import check_room
 from llmtune.logs import progress
-from llmtune.runs.manifest import folder_bytes, write_json
+from llmtune.runs.manifest import CHECK_FILE, folder_bytes, write_json
 from llmtune.signals import asked_to_stop, end_as, finishing
 
 
@@ -32,7 +32,7 @@ class ExportResult:
 
 
 def write_export(
-    chosen: ExportFormat, context: ExportContext, target: Path, gate: Gate, *, overwrite: bool
+    chosen: ExportFormat, context: ExportContext, target: Path, gate: Gate, *, is_ours: bool = False
 ) -> ExportResult:
     """Write one format, ask it in a process of its own, compare it with the trained model, and then put it in place.
 
@@ -43,7 +43,8 @@ def write_export(
         context: the trained model.
         target: folder that becomes the export.
         gate: compares with the trained model.
-        overwrite: whether a target that isn't empty is replaced.
+        is_ours: whether the target is in a run's folder, where what stands there may always be replaced; elsewhere
+            `export.overwrite` says whether an export is.
 
     Raises:
         UserError: the target isn't empty, the disk is too full, or there is nothing to compare on.
@@ -56,7 +57,8 @@ def write_export(
     check_room(target, chosen.num_bytes(context))
     with _alone(target):
         _put_back(target)
-        _check_target(target, overwrite=overwrite)
+        if not is_ours:
+            check_target(target, overwrite=context.settings.overwrite)
         report = _write_draft(chosen, context, target, gate)
     return ExportResult(target, report, folder_bytes(target), time.perf_counter() - started)
 
@@ -76,7 +78,7 @@ def _write_draft(chosen: ExportFormat, context: ExportContext, target: Path, gat
             report.require(chosen.name)
             line.advance(1, "finishing")
             write_card(context, chosen, report, draft)
-            write_json(draft / "parity.json", report.as_json())
+            write_json(draft / CHECK_FILE, report.as_json())
             _put_in_place(draft, target)
             line.advance(1, "done")
     finally:
@@ -84,13 +86,24 @@ def _write_draft(chosen: ExportFormat, context: ExportContext, target: Path, gat
     return report
 
 
-def _check_target(target: Path, *, overwrite: bool) -> None:
-    """Refuse a target that holds anything, unless it may be replaced."""
+def check_target(target: Path, *, overwrite: bool) -> None:
+    """Refuse a target that holds anything, unless it is an export that may be replaced.
+
+    Raises:
+        UserError: names what is there.
+    """
     if target.exists() and not target.is_dir():
         raise UserError(f"{target} is a file, and an export is a folder; set export.path to another place")
-    if target.is_dir() and any(target.iterdir()) and not overwrite:
+    if not target.is_dir() or not any(target.iterdir()):
+        return
+    if not overwrite:
         raise UserError(
             f"{target} isn't empty; set export.overwrite=true to replace it, or export.path to another place"
+        )
+    if not (target / CHECK_FILE).exists():
+        raise UserError(
+            f"{target} holds files and is no export (it has no {CHECK_FILE}), so it isn't replaced; move them, or set "
+            "export.path to another place"
         )
 
 

@@ -9,6 +9,8 @@ from typing import Any
 from llmtune.errors import RunError
 
 FORMAT_VERSION = 1
+CHECK_FILE = "parity.json"
+"""The figures of an export's check, in its folder: only a finished export has it."""
 _CHANGES = "changed_on_resume"
 
 
@@ -128,4 +130,4 @@ def folder_bytes(folder: Path) -> int:
 def is_finished_export(result: Mapping[str, Any]) -> bool:
     """Whether a format's recorded result is where it was written, whole and with its check."""
     folder = Path(result["folder"])
-    return (folder / "parity.json").exists() and folder_bytes(folder) >= result["num_bytes"]
+    return (folder / CHECK_FILE).exists() and folder_bytes(folder) >= result["num_bytes"]

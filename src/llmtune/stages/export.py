@@ -13,7 +13,8 @@ from llmtune.export.format import CardFacts, ExportContext, ExportSubject
 from llmtune.export.gate.check import Gate
 from llmtune.export.push import check_access
 from llmtune.export.registry import check_formats, default_formats, make_format
-from llmtune.export.writing import ExportResult, write_export
+from llmtune.export.room import size_words
+from llmtune.export.writing import ExportResult, check_target, write_export
 from llmtune.logs import say
 from llmtune.models.digest import describe_weights
 from llmtune.models.tokenizer import tokenizer_digest
@@ -23,6 +24,7 @@ from llmtune.stages.shipping import check_registration, shipped
 
 _FINISHED = "exports"
 _SHOWN = ("logit_difference", "kl_mean", "top1_agreement", "loss_rise", "loss_rise_from_4bit")
+_ADAPTER_FACTS = ("rank", "alpha", "dropout", "target_modules")
 _CARD_METRICS = ("loss", "perplexity", "bits_per_byte")
 _CARD_TRAINING = ("learning_rate", "num_epochs", "micro_batch_size", "gradient_accumulation_steps", "optimizer")
 
@@ -35,6 +37,12 @@ def check(context: RunContext) -> None:
         UserError: the Hub can't be reached, or refuses.
     """
     config = context.config
+    if config.export.path is not None:
+        adapter = config.method.name not in ("full", "none")
+        for name in config.export.formats or default_formats(adapter):
+            target = Path(config.export.path).absolute() / name
+            if _finished_at(context, name, target) is None:
+                check_target(target, overwrite=config.export.overwrite)
     check_access(config.export)
     check_registration(context)
     if config.export.formats is not None:
@@ -48,7 +56,7 @@ def run(context: RunContext) -> None:
         return
     config = context.config
     export = export_context(context)
-    formats = config.export.formats or default_formats(export.has_adapter)
+    formats = tuple(dict.fromkeys(config.export.formats or default_formats(export.has_adapter)))
     if config.export.formats is None:
         say(f"export.formats: {' and '.join(formats)}")
     if export.split != "validation":
@@ -102,9 +110,7 @@ def _export_once(context: RunContext, export: ExportContext, gate: Gate, name: s
     chosen = make_format(name)
     if chosen.note:
         say(f"export {name}: {chosen.note}")
-    # in the run folder, what stands there without a record is what a killed try left
-    overwrite = own_folder or export.settings.overwrite
-    finished = write_export(chosen, export, target, gate, overwrite=overwrite)
+    finished = write_export(chosen, export, target, gate, is_ours=own_folder)
     figures = {figure.name: figure.value for figure in finished.report.figures}
     say(f"exported {name}: {finished.folder} ({_summary(finished)})")
     result = {
@@ -143,11 +149,17 @@ def _finished_earlier(context: RunContext, name: str, made_from: Mapping[str, An
     return None
 
 
+def _finished_at(context: RunContext, name: str, target: Path) -> dict[str, Any] | None:
+    """What an earlier try of this run finished at a place that was named."""
+    earlier = context.manifest.section(_FINISHED).get(name)
+    return earlier if earlier and Path(earlier["result"]["folder"]) == target.resolve() else None
+
+
 def _summary(finished: ExportResult) -> str:
     """Size, time and the figures that say most, on one line."""
     figures = {figure.name: figure.value for figure in finished.report.figures}
     shown = ", ".join(f"{key} {figures[key]:.2g}" for key in _SHOWN if key in figures)
-    return f"{finished.num_bytes / 2**20:,.0f} MiB, {finished.seconds:.0f} s; {shown}"
+    return f"{size_words(finished.num_bytes)}, {finished.seconds:.0f} s; {shown}"
 
 
 def _track(context: RunContext, name: str, folder: Path, figures: Mapping[str, float]) -> None:
@@ -165,15 +177,22 @@ def _facts(context: RunContext) -> CardFacts:
     config = to_plain(context.config)
     evaluated = _evaluated(context)
     training = {key: config["train"][key] for key in _CARD_TRAINING}
+    training |= {"seed": context.config.seed, "precision": context.precision.name}
     if context.config.source_run is None and context.config.is_trained_elsewhere:
-        method = config["method"] if context.config.method.name != "none" else {}
-        return CardFacts(title=context.config.model.name, method=method)
+        method = {key: config["method"][key] for key in _ADAPTER_FACTS if key in config["method"]}
+        return CardFacts(title=context.config.model.name, method=method, is_trained_here=False)
     return CardFacts(
         title=f"{context.config.model.name}-{context.config.method.name}",
-        method={**config["method"], **training, "seed": context.config.seed, "precision": context.precision.name},
+        method={**_told(config["method"]), **training},
         data=_trained_on(context),
         metrics={name: (evaluated.get(f"base_{name}"), evaluated.get(name)) for name in _CARD_METRICS},
     )
+
+
+def _told(method: Mapping[str, Any]) -> dict[str, Any]:
+    """The method's settings for the card, without those that aren't set."""
+    named = {"method" if key == "name" else key: value for key, value in method.items()}
+    return {key: value for key, value in named.items() if value is not None}
 
 
 def _trained_on(context: RunContext) -> dict[str, Any]:

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llmtune.config.export import REGISTERED_FORMAT
 from llmtune.errors import LlmtuneError
 from llmtune.export.format import CardFacts
 from llmtune.export.model_card import base_reference
 from llmtune.export.push import push, pushed_format
-from llmtune.export.registered_model import REGISTERED_FORMAT, RegistrationFacts, check_register, register
+from llmtune.export.registered_model import RegistrationFacts, check_register, register
 from llmtune.logs import say
 from llmtune.stages.context import RunContext
 from llmtune.tracking.mlflow import MlflowTracker
@@ -22,7 +23,7 @@ def check_registration(context: RunContext) -> None:
     """
     tracker = context.tracker
     uri = tracker.uri if isinstance(tracker, MlflowTracker) else None
-    check_register(context.config.export.register, context.config.export.formats, uri)
+    check_register(context.config.export.register, uri)
 
 
 def shipped(context: RunContext, facts: CardFacts, results: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

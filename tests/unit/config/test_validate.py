@@ -93,7 +93,7 @@ def test_infinite_values_are_refused() -> None:
         ({"train": {"max_steps": 10, "warmup_steps": 10}}, "train.warmup_steps=10: must be below train.max_steps=10"),
         ({"hardware": {"kind": "cpu", "num_processes": 2}}, "hardware=cpu is one process"),
         ({"hardware": {"kind": "cpu"}, "train": {"precision": "fp16"}}, "train.precision=fp16: needs a GPU"),
-        ({"export": {"formats": ["gguff"]}}, "export.formats: there is no format gguff; known: adapter, hf."),
+        ({"export": {"formats": ["gguff"]}}, "export.formats: there is no format gguff. Did you mean gguf?"),
         ({"method": {"name": "full"}, "export": {"formats": ["adapter"]}}, "adapter can't be had from method=full"),
         ({"export": {"max_shard_size": "big"}}, "export.max_shard_size=big: write a size such as 5GB"),
         ({"method": {"name": "full"}, "tracking": {"log_model": "adapter"}}, "method=full trains no adapter"),

@@ -16,6 +16,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from llmtune.config.checks import check_combinations
+from llmtune.config.export import ExportConfig
+from llmtune.config.model import ModelConfig
+from llmtune.config.run import RunConfig
 from llmtune.errors import ConfigError, ExportCheckFailed, LlmtuneError, UserError
 from llmtune.export import registered_model
 from llmtune.export.companions import write_scripts
@@ -25,7 +29,6 @@ from llmtune.export.registered_model import (
     folder_digest,
     folder_sums,
     register,
-    store_folder,
     write_model,
 )
 from llmtune.tracking.client import MlflowClient, MlflowException
@@ -221,7 +224,7 @@ def test_a_store_that_is_away_leaves_the_export_and_says_what_to_type(exported, 
     assert f"To register it later: {AGAIN}" in str(caught.value) and str(exported) in str(caught.value)
     assert "nothing listens at http://127.0.0.1:9" in str(caught.value) and "pass-word" not in str(caught.value)
     assert folder_digest(folder_sums(exported)) == before
-    check_register(away.name, None, away.tracking_uri)  # it may be back when training has ended
+    check_register(away.name, away.tracking_uri)  # it may be back when training has ended
 
 
 def test_a_full_disk_is_told_before_the_copy(store, exported, facts, monkeypatch):
@@ -229,41 +232,49 @@ def test_a_full_disk_is_told_before_the_copy(store, exported, facts, monkeypatch
     monkeypatch.setattr(registered_model.shutil, "disk_usage", lambda _: usage._replace(free=2**20))
     with pytest.raises(UserError, match=rf"has 0\.00 GiB free; make room there; then: {re.escape(AGAIN)}"):
         register(exported, facts)
-    assert store_folder(facts.tracking_uri) == store[1] and store_folder("http://host:5000") is None
+
+
+def problems_of(name: str, **export) -> list[str]:
+    config = RunConfig(
+        model=ModelConfig(name="tiny", source="folder", path="tiny"), export=ExportConfig(register=name, **export)
+    )
+    return [problem for problem in check_combinations(config) if problem.startswith("export.register")]
 
 
 @pytest.mark.parametrize("name", ["a/b", "a:b", "a@b", "a'b", "", " a", "a ", "-a", "a?b", "a\nb", "x" * 201])
-def test_a_name_that_cant_be_is_refused_before_training(name):
-    with pytest.raises(ConfigError, match=r"export\.register=(?s:.*): no name for a model in MLflow"):
-        check_register(name, None, "sqlite:////nowhere/mlflow.db")
+def test_a_name_that_cant_be_is_refused_with_the_config(name):
+    assert problems_of(name)[0].startswith(f"export.register={name}: no name for a model in MLflow")
 
 
 @pytest.mark.parametrize("name", ["a", "qwen2.5-lora", "tiny stories", "Märchen_1", "0815"])
 def test_a_name_that_passes_the_check_is_taken_by_mlflow(store, name):
-    check_register(name, ("hf", "onnx"), f"sqlite:///{store[1]}/mlflow.db")
+    assert problems_of(name, formats=("hf", "onnx")) == []
+    check_register(name, f"sqlite:///{store[1]}/mlflow.db")
     assert store[0].client.create_registered_model(name).name == name
-    check_register(name, None, f"sqlite:///{store[1]}/mlflow.db")
+    check_register(name, f"sqlite:///{store[1]}/mlflow.db")
 
 
-def test_every_reason_why_it_cant_work_is_told_at_once(monkeypatch):
+def test_another_format_is_refused_with_the_config():
+    assert problems_of("a", formats=("adapter",)) == [
+        "export.register: registers the hf format; add hf to export.formats."
+    ]
+
+
+def test_every_reason_why_a_machine_cant_is_told_at_once(monkeypatch):
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", "http://elsewhere")
     monkeypatch.setattr(registered_model, "find_spec", lambda name: None if name == "pandas" else real_find_spec(name))
     with pytest.raises(ConfigError) as caught:
-        check_register("a/b", ("adapter",), None)
-    assert [problem.split(":")[0] for problem in caught.value.problems] == [
-        "export.register=a/b",
-        *["export.register"] * 4,
-    ]
+        check_register("a", "databricks")
     told = str(caught.value)
-    assert "add hf to export.formats" in told and "tracking.backend is none" in told
+    assert len(caught.value.problems) == 3 and "Databricks" in told
     assert "MLFLOW_REGISTRY_URI" in told and "pip install 'mlflow>=3.10,<4'" in told
-    check_register(None, ("adapter",), None)
+    check_register(None, "databricks")
 
 
 def test_a_prompts_name_is_refused(store):
     store[0].client.register_prompt("a-prompt", "Tell me about {{it}}.")
     with pytest.raises(ConfigError, match="is the name of a prompt"):
-        check_register("a-prompt", None, f"sqlite:///{store[1]}/mlflow.db")
+        check_register("a-prompt", f"sqlite:///{store[1]}/mlflow.db")
 
 
 def test_a_server_without_a_registry_is_refused_before_training():
@@ -279,7 +290,7 @@ def test_a_server_without_a_registry_is_refused_before_training():
     with HTTPServer(("127.0.0.1", 0), Old) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with pytest.raises(ConfigError, match="has no registry for models of MLflow 3"):
-            check_register("a", None, f"http://127.0.0.1:{server.server_port}")
+            check_register("a", f"http://127.0.0.1:{server.server_port}")
         server.shutdown()
 
 

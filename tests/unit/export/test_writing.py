@@ -49,7 +49,7 @@ class NoteGate:
 
 
 def written(note: NoteFormat, context: Any, target: Path) -> ExportResult:
-    return write_export(note, context, target, NoteGate(target), overwrite=context.settings.overwrite)
+    return write_export(note, context, target, NoteGate(target))
 
 
 @pytest.fixture
@@ -98,6 +98,7 @@ def test_an_export_whose_replacement_was_cut_off_comes_back(note, tmp_path):
     target = tmp_path / "note"
     (tmp_path / ".note.old").mkdir()
     (tmp_path / ".note.old" / "note.txt").write_text("old")
+    (tmp_path / ".note.old" / "parity.json").write_text("{}")
     with pytest.raises(UserError, match="isn't empty"):
         written(note, context_for(target), target)
     assert (target / "note.txt").read_text() == "old"
@@ -151,3 +152,11 @@ def test_two_commands_do_not_write_one_export(note, tmp_path):
     with FileLock(tmp_path / ".note.lock"), pytest.raises(UserError, match="another command is writing"):
         written(note, context_for(target), target)
     assert not target.exists()
+
+
+def test_what_is_no_export_is_never_replaced(note, tmp_path):
+    (tmp_path / "note").mkdir()
+    (tmp_path / "note" / "mine.txt").write_text("kept")
+    with pytest.raises(UserError, match=r"holds files and is no export \(it has no parity.json\)"):
+        written(note, context_for(tmp_path / "note", overwrite=True), tmp_path / "note")
+    assert (tmp_path / "note" / "mine.txt").read_text() == "kept"

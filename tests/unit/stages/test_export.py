@@ -33,8 +33,9 @@ class Writer:
         self.contexts: list[Any] = []
         self.fail_at: str | None = None
 
-    def __call__(self, chosen: Any, context: Any, target: Path, gate: Any, *, overwrite: bool) -> ExportResult:
-        writing._check_target(target, overwrite=overwrite)
+    def __call__(self, chosen: Any, context: Any, target: Path, gate: Any, *, is_ours: bool) -> ExportResult:
+        if not is_ours:
+            writing.check_target(target, overwrite=context.settings.overwrite)
         if chosen.name == self.fail_at:
             raise ExportCheckFailed("differs")
         self.written.append(chosen.name)

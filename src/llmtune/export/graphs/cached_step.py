@@ -48,7 +48,7 @@ class CachedStep(nn.Module):
         Returns:
             Logits [B, S, V], then each layer's key and value [B, key heads, P + S, head size].
         """
-        cache = DynamicCache(list(zip(past[::2], past[1::2], strict=True)))
+        cache: Any = DynamicCache(list(zip(past[::2], past[1::2], strict=True)))
         output: Any = self.model(
             input_ids=input_ids,
             attention_mask=self._masks(attention_mask, input_ids.shape[1], past[0].dtype),

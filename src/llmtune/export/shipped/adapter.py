@@ -29,10 +29,13 @@ class Runtime(CachedModel):
 
     def __init__(self, folder: Path, dtype: str = "auto", device: str | None = None, base: str | None = None) -> None:
         told = json.loads((folder / "base.json").read_text(encoding="utf-8"))
+        base = base or str(told["model"])
+        if Path(base).is_absolute() and not Path(base).exists():
+            raise FileNotFoundError(f"the base model {base} isn't there; write its folder or Hub id into base.json")
         place = {"": best_device(device)}
         model: Any = AutoModelForCausalLM.from_pretrained(
-            base or told["model"],
-            revision=None if base else told["revision"],
+            base,
+            revision=told["revision"] if base == told["model"] else None,
             dtype=dtype,
             device_map=place,
             use_safetensors=True,

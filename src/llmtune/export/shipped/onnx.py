@@ -1,4 +1,4 @@
-"""The model in this folder in onnxruntime: `pip install onnxruntime numpy tokenizers jinja2`."""
+"""The model in this folder in onnxruntime; needs `onnxruntime`, `numpy`, `tokenizers`, for conversations `jinja2`."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -4,19 +4,36 @@ The model itself is in runtime.py, which another program can import as well.
 """
 
 import argparse
+import io
 import math
+import os
 import random
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from runtime import Runtime  # pyright: ignore[reportMissingImports]  # it stands beside this file
+try:
+    from runtime import Runtime  # pyright: ignore[reportMissingImports]  # it stands beside this file
+except ModuleNotFoundError as error:
+    sys.exit(f"{error.name} isn't installed; README.md says what is needed")
 
 
 def main() -> None:
     """Write text, as the command line says."""
     arguments = parse_arguments()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
+    try:
+        answer(arguments)
+    except BrokenPipeError:  # as of `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError, ModuleNotFoundError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+def answer(arguments: argparse.Namespace) -> None:
+    """Load the model and go on from the prompt."""
     runtime = Runtime(Path(__file__).resolve().parent)
     ids = prompt_ids(runtime, arguments)
     room = arguments.max_new_tokens
@@ -47,17 +64,38 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Writes text with the model in this folder.")
     parser.add_argument("prompt", nargs="?", default="", help="text that the model goes on from")
     parser.add_argument("--chat", action="store_true", help="put the prompt as a question, through the chat template")
-    parser.add_argument("--ids", help="token ids such as 12,7,5 in place of a text; prints ids, needs no tokenizer")
-    parser.add_argument("--max-new-tokens", type=int, default=100)
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token each time")
+    parser.add_argument(
+        "--ids", type=token_ids, help="token ids such as 12,7,5 in place of a text; prints ids, needs no tokenizer"
+    )
+    parser.add_argument("--max-new-tokens", type=at_least_one, default=100)
+    parser.add_argument("--temperature", type=not_below_zero, default=0.0, help="0 takes the likeliest token each time")
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args()
+
+
+def token_ids(text: str) -> list[int]:
+    """Numbers between commas."""
+    return [int(part) for part in text.split(",")]
+
+
+def at_least_one(text: str) -> int:
+    """A number of tokens."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError("must be 1 at least")
+    return int(text)
+
+
+def not_below_zero(text: str) -> float:
+    """A temperature."""
+    if not 0 <= float(text) < math.inf:
+        raise argparse.ArgumentTypeError("must be a number from 0 up")
+    return float(text)
 
 
 def prompt_ids(runtime: Any, arguments: argparse.Namespace) -> list[int]:
     """The token ids that the model goes on from."""
     if arguments.ids:
-        return [int(part) for part in arguments.ids.split(",")]
+        return arguments.ids
     if arguments.chat:
         question = [{"role": "user", "content": arguments.prompt}]
         return runtime.text.encode(runtime.text.render(question), special=False)
@@ -67,7 +105,7 @@ def prompt_ids(runtime: Any, arguments: argparse.Namespace) -> list[int]:
 def write(runtime: Any, ids: list[int], room: int, temperature: float, seed: int) -> Iterator[int]:
     """Each new token, up to an end token."""
     chance = random.Random(seed)
-    logits = runtime.start([ids], [[1] * len(ids)])[0][-1] if room > 0 else None
+    logits = runtime.start([ids], [[1] * len(ids)])[0][-1]
     for number in range(room):
         token = pick(logits, temperature, chance)
         if token in runtime.text.end_token_ids:

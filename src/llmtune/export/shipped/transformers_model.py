@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from transformers.utils import logging
+
+logging.disable_progress_bar()
 
 
 class TransformersText:
