@@ -103,5 +103,5 @@ class HuggingFaceFormat(ExportFormat):
 
 def _digest(tensor: torch.Tensor) -> str:
     """Hex SHA-256 of a tensor's values as they are stored."""
-    values = tensor.detach().cpu().contiguous().view(torch.uint8).numpy()
+    values: Any = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return hashlib.sha256(values).hexdigest()

@@ -46,7 +46,10 @@ class AnsweringText(Protocol):
 class AnsweringRuntime(Protocol):
     """A model that answers: what `runtime.py` of every export holds as `Runtime(folder)`."""
 
-    text: AnsweringText
+    @property
+    def text(self) -> AnsweringText:
+        """Its tokenizer."""
+        ...
 
     def start(self, input_ids: Sequence[Sequence[int]], attention_mask: Sequence[Sequence[int]]) -> Any:
         """Begin new texts: logits [B, T, V] of rows padded on the left (mask 0, any id); what is there is undefined."""

@@ -77,8 +77,8 @@ def answers_of(asked: Asked, questions: Questions, work: Path) -> Answers:
     answers = work / "answers"
     request = [str(asked.folder), asked.judge, str(work), str(answers), dict(asked.options)]
     status = _asker().ask(request)
-    if status is None:
-        status = _asker().ask(request)
+    if status is None:  # another one answers
+        status = _asker().ask(request) or 0
     if status != 0 or not (answers / "text.json").exists():
         raise ExportCheckFailed(f"the export was written and doesn't run: {_reason(status, answers / 'error.txt')}")
     return read_answers(answers)
