@@ -238,6 +238,7 @@ def silence_libraries() -> None:
     warnings.filterwarnings("ignore", message=r".*noload", category=DeprecationWarning, module=r"mlflow\.")
     logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_not_about_kernels)
     logging.getLogger("transformers.tokenization_utils_base").addFilter(_is_not_about_length)
+    logging.getLogger("transformers.modeling_utils").addFilter(_is_not_about_loss)
     for name, level in _SILENCED.items():
         logging.getLogger(name).setLevel(level)
 
@@ -250,3 +251,8 @@ def _is_not_about_kernels(record: logging.LogRecord) -> bool:
 def _is_not_about_length(record: logging.LogRecord) -> bool:
     """False for transformers' remark that a text is longer than the model reads: we say so where it matters."""
     return "Token indices sequence length" not in record.getMessage()
+
+
+def _is_not_about_loss(record: logging.LogRecord) -> bool:
+    """False for transformers' remark on the name of a loss, made where TorchScript looks at all that a model has."""
+    return "was set in the config but it is unrecognized" not in record.getMessage()

@@ -15,8 +15,8 @@ from llmtune.export.merge import load_merged
 from llmtune.export.registry import make_format
 from tuned_models import export, train_and_describe
 
-QUICK = ("onnx", "torchscript")
-SLOW = ("onnx_int8", "onnx_int4", "torch_export", "gguf", "gguf_q8_0")
+QUICK = ("torchscript",)
+SLOW = ("onnx", "onnx_int8", "onnx_int4", "torch_export", "gguf", "gguf_q8_0")
 FORMATS = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 
 
@@ -90,7 +90,9 @@ def test_a_changed_end_token_is_found(context, gate, exported, tmp_path, name):
     assert failures(gate, name, folder) == {"end_tokens_wrong"}
 
 
-@pytest.mark.parametrize("name", [*QUICK, pytest.param("torch_export", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in ("onnx", "torch_export"))]
+)
 def test_one_changed_weight_is_found(context, gate, exported, tmp_path, name):
     folder = shutil.copytree(exported(name), tmp_path / name)
     content = model_file(folder).read_bytes()
