@@ -24,7 +24,7 @@ _TORCH_ALONE = ("torchscript", "torch_export")
 
 def main() -> None:
     arguments = parse_arguments()
-    folder = Path(arguments.exports)
+    folder = Path(arguments.exports).resolve()
     names = [name for name in arguments.formats or EXPORT_FORMATS if (folder / name).is_dir()]
     rows = list(run_all(folder, names, arguments))
     print_table(f"exports of {folder}", ("", "installed", "text"), rows)

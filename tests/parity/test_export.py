@@ -73,7 +73,7 @@ def test_the_merged_folder_in_plain_transformers_equals_the_trained_model(traine
 
 
 @pytest.mark.parametrize("method_name", ["lora", "qlora"])
-@pytest.mark.parametrize("model_name", ["tiny_llama", "tiny_gpt2"])
+@pytest.mark.parametrize("model_name", ["tiny_llama", pytest.param("tiny_gpt2", marks=pytest.mark.slow)])
 def test_the_adapter_in_plain_peft_equals_the_trained_model(trained, tmp_path, recwarn, model_name, method_name):
     context = trained(model_name, method_name)
     export("adapter", context, tmp_path / "adapter")
@@ -192,7 +192,7 @@ def test_an_export_that_does_not_run_is_found_with_its_own_words(trained, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("model_name", ["tiny_llama", "tiny_gpt2"])
+@pytest.mark.parametrize("model_name", ["tiny_llama", pytest.param("tiny_gpt2", marks=pytest.mark.slow)])
 def test_a_qlora_adapter_merges_into_the_dequantized_base_too(trained, tmp_path, model_name):
     context = trained(model_name, "qlora")
     settings = ExportConfig(merge_base="dequantized", max_loss_rise=1e-5)  # it is the trained model but for rounding

@@ -119,7 +119,7 @@ def assert_as(runtime: Any, model: PreTrainedModel) -> None:
             logits = runtime.step(tokens)
 
 
-@pytest.mark.parametrize("name", ["tiny_llama", "tiny_gpt2"])
+@pytest.mark.parametrize("name", ["tiny_llama", pytest.param("tiny_gpt2", marks=pytest.mark.slow)])
 def test_the_graph_equals_the_merged_model_alone_padded_and_through_its_cache(exported, name):
     context, folder = exported(name)
     assert_as(runtime_in(folder), load_merged(context))
@@ -157,7 +157,7 @@ def test_the_folder_is_as_its_readers_look_for_it(exported):
 
 
 @pytest.mark.parametrize(("chosen", "largest"), [(OnnxInt8Format, 1e-3), (OnnxInt4Format, 0.3)])
-@pytest.mark.parametrize("name", ["tiny_llama", "tiny_gpt2"])
+@pytest.mark.parametrize("name", ["tiny_llama", pytest.param("tiny_gpt2", marks=pytest.mark.slow)])
 def test_a_quantised_graph_is_smaller_and_close(exported, name, chosen, largest):
     context, folder = exported(name, chosen)
     graph = onnx.load(folder / "onnx" / FILES[chosen]).graph

@@ -124,7 +124,7 @@ def greedy(model: PreTrainedModel, ids: list[int], num_tokens: int) -> list[int]
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize("model_name", ["tiny_llama", "tiny_gpt2"])
+@pytest.mark.parametrize("model_name", ["tiny_llama", pytest.param("tiny_gpt2", marks=pytest.mark.slow)])
 def test_it_equals_the_merged_model(trained, tmp_path, monkeypatch, model_name, name):
     context = trained(model_name)
     chosen = FORMATS[name]()
@@ -165,6 +165,7 @@ def test_the_file_holds_tied_weights_once_no_path_and_fits_the_room_that_was_ask
     assert sum(file.stat().st_size for file in folder.iterdir()) <= FORMATS[name]().num_bytes(context)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_an_export_passes_the_gate(trained, tmp_path, name):
     gate = Gate(trained("tiny_gpt2"), tmp_path / ".asked")

@@ -47,14 +47,14 @@ def greedy(folder: Path, prompt: str, num_tokens: int) -> str:
 
 def test_a_batch_is_what_transformers_writes_of_each_prompt(exported, loaded):
     expected = [greedy(exported, prompt, 10) for prompt in PROMPTS]
+    parts = {name: sys.modules.get(name) for name in ("runtime", "text", "transformers_model")}
     assert len(set(expected)) == len(PROMPTS)
     assert loaded.predict(PROMPTS, params=SHORT) == expected
     assert [loaded.predict([prompt], params=SHORT)[0] for prompt in PROMPTS] == expected
     assert loaded.predict(pd.DataFrame({"any name": PROMPTS}), params=SHORT) == expected
     assert loaded.predict({"prompt": PROMPTS}, params=SHORT) == expected
     assert loaded.predict("The", params=SHORT) == expected[1:2]
-    for module in ("runtime", "text", "transformers_model"):
-        assert module not in sys.modules
+    assert {name: sys.modules.get(name) for name in parts} == parts, "its scripts get in nobody's way"
     assert not list(exported.rglob("__pycache__"))
 
 
