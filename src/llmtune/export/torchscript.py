@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from llmtune.export.companions import write_companions
 from llmtune.export.format import ExportContext, ExportFormat, ExportSubject
-from llmtune.export.graphs.cached_step import CachedStep, cache_shape, empty_past, input_names, sample_inputs, why_not
+from llmtune.export.graphs.cached_step import CachedStep, cache_shape, input_names, sample_inputs, why_not
 from llmtune.export.merge import load_merged
 from llmtune.export.report import Bounds
 from llmtune.models.load import num_weights
@@ -98,7 +98,7 @@ def write_traced(model: PreTrainedModel, file: Path) -> None:
             torch._C._jit_pass_inline(graph)
             _follow_input_device(graph)
             torch._C._jit_pass_dce(graph)
-        _name_inputs(traced.forward.graph, input_names(len(empty_past(cache_shape(model), 1)) // 2))
+        _name_inputs(traced.forward.graph, input_names(cache_shape(model)[0]))
         torch.jit.save(traced, str(draft))
     _copy_without_paths(draft, file)
     draft.unlink()

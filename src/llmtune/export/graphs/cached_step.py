@@ -3,7 +3,6 @@
 ONNX, TorchScript and torch.export all take this function, with the names that the ecosystem's consumers expect.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -138,9 +137,3 @@ def sample_inputs(model: PreTrainedModel, *, batch: int = 2, past: int = 3, new:
     generator = torch.Generator().manual_seed(0)
     cached = [torch.randn((batch, heads, past, size), generator=generator).to(device) for _ in range(2 * layers)]
     return (ids, mask, positions, *cached)
-
-
-def empty_past(shape: Sequence[int], batch: int) -> list[Tensor]:
-    """Keys and values before the first token."""
-    layers, heads, size = shape
-    return [torch.zeros((batch, heads, 0, size)) for _ in range(2 * layers)]
