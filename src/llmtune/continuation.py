@@ -20,6 +20,7 @@ from llmtune.runs.status import check_not_running
 
 _HARMLESS = (
     "cache_dir",
+    "compare.",
     "data.num_workers",
     "data.write_clean",
     "evaluate.",

@@ -6,6 +6,7 @@ from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from llmtune.config.base import STRICT, NonNegativeInt, Text
+from llmtune.config.compare import CompareConfig
 from llmtune.config.data import DataConfig, FilesConfig
 from llmtune.config.evaluate import EvaluateConfig
 from llmtune.config.export import ExportConfig
@@ -38,6 +39,8 @@ class RunConfig:
     """In which form it is shipped."""
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     """How text is sampled."""
+    compare: CompareConfig = field(default_factory=CompareConfig)
+    """What counts as good enough, and what time costs."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     """Where it is recorded."""
     sweep: SweepConfig = field(default_factory=SweepConfig)
