@@ -131,7 +131,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     for row in kept:
         table.add_row(*map(Text, row))
     _console.print(table)
-    logger.info("%s\n%s", title, "\n".join(" | ".join(row) for row in [tuple(columns), *kept]))
+    logger.info("%s\n%s", title, "\n".join(" | ".join(row).replace("\n", " ") for row in [tuple(columns), *kept]))
 
 
 class NotebookProgress(Progress):
