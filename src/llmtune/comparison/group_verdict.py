@@ -1,0 +1,257 @@
+"""What the rows of one group amount to, in sentences: beside full fine-tuning where it is among them, else by loss."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from llmtune.comparison.fairness import listed
+from llmtune.comparison.figures import UNIT, alone, in_brackets, measured, part, share, times
+from llmtune.comparison.outcome import Comparison, Metric, Pair, Row
+from llmtune.comparison.ranking import SIGNIFICANT
+from llmtune.comparison.statistics import Estimate
+
+WEAK = "weak: 2 seeds"
+_NOTICEABLE = 0.05
+"""Share by which a cost must be below the next to be called the least."""
+_ORDER = {"good enough": 0, "undecided": 1, "worse": 2, "no claim": 3}
+
+
+def sentences_on(rows: Sequence[Row], comparison: Comparison) -> list[str]:
+    """What a group's rows say about each other, the most useful first.
+
+    Args:
+        rows: the group's, the lowest loss first.
+        comparison: that they belong to.
+    """
+    full = next((row for row in rows if row.standing == "reference"), None)
+    others = [row for row in rows if row.standing not in (None, "reference")]
+    if full is not None and others:
+        found = list(_beside_full(others, full, comparison))
+    elif len(rows) == 1:
+        found = [_single(rows[0], comparison.metric)]
+    else:
+        found = list(_by_loss(rows, comparison))
+    shown = [row for row in rows if row.is_chosen] or list(rows)
+    return [*found, *_asides(shown, comparison.metric, is_single=len(rows) == 1)]
+
+
+def opening(rows: Sequence[Row]) -> str:
+    """Under which settings the methods of a group are compared, in a few words; empty for a single method.
+
+    Args:
+        rows: the group's.
+    """
+    of_method: dict[str, list[Row]] = {}
+    for row in rows:
+        of_method.setdefault(str(row.method), []).append(row)
+    numbers = {method: len(found) for method, found in of_method.items()}
+    if len(of_method) < 2:
+        return ""
+    if len(set(numbers.values())) > 1:
+        (first, settings), *others = sorted(numbers.items(), key=lambda number: -number[1])
+        budgets = [f"{first} {settings} settings", *(f"{method} {number}" for method, number in others)]
+        return f"with unequal search ({', '.join(budgets)})"
+    number = len(rows) // len(of_method)
+    if number > 1 and all(any(row.is_chosen for row in found) for found in of_method.values()):
+        rates = {len({_rate(row) for row in found}) for found in of_method.values()}
+        what = "learning rate" if rates == {number} else "settings"
+        return f"with each method's {what} chosen among {number} on validation"
+    beside = any(key not in ("method.name", *row.group) for row in rows for key in row.values)
+    return "at default settings" if not beside and all(map(_has_default_rate, rows)) else "at the settings given"
+
+
+def _rate(row: Row) -> float | None:
+    return row.runs[0].config.get("train.learning_rate")
+
+
+def _has_default_rate(row: Row) -> bool:
+    return all(run.config.get("train.learning_rate") == run.config.get("method.learning_rate") for run in row.runs)
+
+
+def _beside_full(others: Sequence[Row], full: Row, comparison: Comparison) -> Iterator[str]:
+    unit = UNIT[comparison.metric]
+    if full.gain is not None and full.gain.basis != "examples" and math.isfinite(full.gain.value) and not _gained(full):
+        yield (
+            f"{full.name} itself has no clear gain over the base model ({in_brackets(full.gain, unit)}), so it can't "
+            "be said what share of it another method keeps."
+        )
+    says_95 = True
+    for row in sorted(others, key=lambda row: _ORDER[str(row.standing)]):
+        if row.quality is not None:
+            yield _standing(row, full, comparison.margin, says_95=says_95)
+            says_95 = False
+        elif not _has_one_seed(row):
+            yield _without_claim(row, full, comparison)
+    on_one_seed = [row for row in others if row.quality is None and _has_one_seed(row)]
+    if on_one_seed:
+        yield f"On these examples and this seed {_apart(on_one_seed, full, unit)}."
+    good = [row for row in others if row.standing == "good enough"]
+    if len(good) > 1 and (cheapest := _cheapest(good)):
+        yield f"Of those that are good enough, {cheapest}."
+
+
+def _has_one_seed(row: Row) -> bool:
+    """Whether it stands beside full on a single seed."""
+    return row.to_full is not None and row.to_full.basis == "examples" and math.isfinite(row.to_full.value)
+
+
+def _standing(row: Row, full: Row, margin: float, *, says_95: bool) -> str:
+    assert row.quality is not None
+    shown = share(row.quality, " of full's gain" if says_95 else "", says_95=says_95)
+    weak = f" ({WEAK})" if row.to_full is not None and row.to_full.basis == "few seeds" else ""
+    if row.standing == "good enough":
+        costs = _costs(row, full)
+        return f"{row.name} is good enough{weak}: it has {shown}{', with ' + costs if costs else ''}."
+    if row.standing == "worse":
+        return f"{row.name} is worse{weak}: {shown}."
+    # Its own interval may exclude the bound where the correction for several methods keeps the claim back.
+    is_apart = not row.quality.low <= 1 - margin <= row.quality.high
+    several = ", not sure enough with several methods judged at once" if is_apart else ""
+    return f"{row.name} is undecided{weak}: {shown}{several}; {row.would_decide} would decide it."
+
+
+def _without_claim(row: Row, full: Row, comparison: Comparison) -> str:
+    """What can be said of a method whose share of full's gain can't be told."""
+    diverged = next((one.name for one in (row, full) if not math.isfinite(one.loss.value)), None)
+    if diverged is not None:
+        return f"{row.name} can't be judged: the loss of {diverged} isn't finite."
+    if row.to_full is None:
+        return f"{row.name} can't be judged beside {full.name}: the notes say why."
+    pair = find_pair(row, full, comparison.pairs)
+    if pair is not None and pair.lower is not None:
+        return f"{_apart([row], full, UNIT[comparison.metric])}."
+    return f"{row.name} and {full.name} can't be told apart."
+
+
+def _apart(rows: Sequence[Row], full: Row, unit: str) -> str:
+    """`lora's loss is 0.003 nats per token above full's, qlora's 0.493 above`."""
+    found: list[str] = []
+    for row in rows:
+        assert row.to_full is not None
+        size, side = alone(row.to_full).lstrip("-"), "below" if row.to_full.value < 0 else "above"
+        first = f"{row.name}'s loss is {size} {unit} {side} {full.name}'s"
+        found.append(f"{row.name}'s {size} {side}" if found else first)
+    return ", ".join(found)
+
+
+def _costs(row: Row, full: Row) -> str:
+    """What a row costs in terms of what full costs; memory and time only where both ran on the same devices."""
+    cost, reference = row.cost, full.cost
+    found: list[str] = []
+    if cost.num_trainable and reference.num_trainable:
+        found.append(f"{part(cost.num_trainable, reference.num_trainable)} of the trainable parameters")
+    if (cost.device, cost.num_devices) == (reference.device, reference.num_devices):
+        if cost.peak_memory_gib and reference.peak_memory_gib:
+            found.append(f"{times(cost.peak_memory_gib, reference.peak_memory_gib)} of the memory")
+        if cost.train_seconds and reference.train_seconds:
+            found.append(f"{times(cost.train_seconds, reference.train_seconds)} times the training time")
+    return listed(found) if found else ""
+
+
+def _cheapest(rows: Sequence[Row]) -> str:
+    """Which rows need the least memory and the least time, as the end of a sentence; empty where that isn't known."""
+    if len({(row.cost.device, row.cost.num_devices) for row in rows}) > 1:
+        return ""
+    small = _least(rows, "peak_memory_gib")
+    quick = _least(rows, "train_seconds")
+    if small is not None and quick is not None and small.name == quick.name:
+        return f"{small.name} needs the least memory and time"
+    parts = [f"{row.name} needs the least {what}" for row, what in ((small, "memory"), (quick, "time")) if row]
+    return " and ".join(parts)
+
+
+def _least(rows: Sequence[Row], name: str) -> Row | None:
+    """The row with the lowest cost of a kind; None where that isn't known or another has about as low a one."""
+    known = sorted((getattr(row.cost, name), place) for place, row in enumerate(rows) if getattr(row.cost, name))
+    if len(known) < len(rows) or len(known) < 2 or known[0][0] > (1 - _NOTICEABLE) * known[1][0]:
+        return None
+    return rows[known[0][1]]
+
+
+def _single(row: Row, metric: Metric) -> str:
+    gain = row.gain
+    if not math.isfinite(row.loss.value):
+        return f"{row.name}'s loss isn't finite."
+    if gain is None or not math.isfinite(gain.value):
+        return f"{row.name} has a loss of {measured(row.loss)} {UNIT[metric]}; there is nothing to compare it with."
+    does, size = ("lowers", gain) if gain.value >= 0 else ("raises", gain.scaled(-1))
+    shown = f"{measured(size)} {UNIT[metric]}"
+    if row.loss.basis != "examples" and gain.p_value > SIGNIFICANT:
+        return f"{row.name} can't be told apart from the base model: it {does} the loss by {shown}."
+    return f"{row.name} {does} the base model's loss by {shown}."
+
+
+def _by_loss(rows: Sequence[Row], comparison: Comparison) -> Iterator[str]:
+    finite = [row for row in rows if math.isfinite(row.loss.value)]
+    if not finite:
+        yield "No row has a finite loss."
+        return
+    searched = any(key not in ("method.name", *row.group) for row in rows for key in row.values)
+    validated = {row.name: row.validation_loss for row in finite if row.validation_loss is not None}
+    by_validation = searched and len(validated) == len(finite)
+    best = min(finite, key=lambda row: _finite(validated[row.name])) if by_validation else finite[0]
+    loss = f"{measured(best.loss)} {UNIT[comparison.metric]}"
+    if best.loss.basis == "examples":
+        how = "has the lowest validation loss, and a test loss of" if by_validation else "has the lowest loss,"
+        yield f"On these examples and this seed {best.name} {how} {loss}."
+        return
+    chosen = f"{best.name} has the lowest validation loss, and a test loss of {loss}."
+    yield chosen if by_validation else f"{best.name} has the lowest loss, {loss}."
+    yield from _beside_best(best, [row for row in finite if row is not best], comparison)
+
+
+def _finite(loss: float) -> float:
+    return loss if math.isfinite(loss) else math.inf
+
+
+def _beside_best(best: Row, others: Sequence[Row], comparison: Comparison) -> Iterator[str]:
+    pairs = [(row, find_pair(best, row, comparison.pairs)) for row in others]
+    known = [(row, pair) for row, pair in pairs if pair is not None]
+    above = [row.name for row, pair in known if pair.lower == best.name]
+    below = [row.name for row, pair in known if pair.lower == row.name]
+    alike = [row for row, pair in known if pair.lower is None]
+    weak = f" ({WEAK})" if any(pair.difference.basis == "few seeds" for _, pair in known) else ""
+    if above:
+        yield f"It is lower than {listed(above)}{weak}."
+    if below:
+        yield f"On the test set {listed(below)} {_is(below)} lower still{weak}."
+    if alike:
+        cheapest = _cheapest([best, *alike])
+        end = f"; of these {cheapest}" if cheapest else ""
+        yield f"It can't be told apart from {listed([row.name for row in alike])}{weak}{end}."
+
+
+def _asides(rows: Sequence[Row], metric: Metric, *, is_single: bool) -> Iterator[str]:
+    """What should be said of rows beside their rank."""
+    worse = [row.name for row in rows if _is_worse_than_base(row)]
+    if worse and not is_single:
+        yield f"After training {listed(worse)} {_is(worse)} worse than the base model."
+    forgetting = [
+        f"{row.name}'s by {measured(row.forgetting, says_95=False)}"
+        for row in rows
+        if row.forgetting and _is_clear(row.forgetting)
+    ]
+    if forgetting:
+        yield f"Forgotten: on general text the loss rose, {listed(forgetting)} {UNIT[metric]}."
+
+
+def _is(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"
+
+
+def _is_clear(rise: Estimate) -> bool:
+    return rise.basis != "examples" and rise.low > 0
+
+
+def _gained(row: Row) -> bool:
+    return row.gain is not None and row.gain.value > 0 and row.gain.p_value <= SIGNIFICANT
+
+
+def _is_worse_than_base(row: Row) -> bool:
+    gain = row.gain
+    return gain is not None and gain.basis != "examples" and gain.value < 0 and gain.p_value <= SIGNIFICANT
+
+
+def find_pair(first: Row, second: Row, pairs: Sequence[Pair]) -> Pair | None:
+    """The pair of two rows; None where they weren't compared."""
+    wanted = {first.name, second.name}
+    return next((pair for pair in pairs if {pair.first, pair.second} == wanted), None)

@@ -1,0 +1,410 @@
+"""The verdict's sentences, word by word, on rows with chosen figures."""
+
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from made_up import losses, result
+
+from llmtune.comparison.outcome import Comparison, Pair, Row
+from llmtune.comparison.results import RunCost
+from llmtune.comparison.statistics import Basis, Estimate, Interval
+from llmtune.comparison.verdict import verdict
+
+pytestmark = pytest.mark.fast
+
+FULL_COST = RunCost(num_trainable=1000, peak_memory_gib=2.0, train_seconds=100.0, device="CPU")
+LORA_COST = RunCost(num_trainable=36, peak_memory_gib=1.8, train_seconds=101.0, device="CPU")
+GAIN, LOSS = (1.0, 0.01), (2.0, 0.015)
+NO_CLAIM = "One seed says nothing about luck: no claim; run seed=1,2,3."
+
+
+def estimate(value: float, half: float, seeds: int = 3, *, p_value: float | None = None) -> Estimate:
+    basis: Basis = "examples" if seeds == 1 else "few seeds" if seeds == 2 else "seeds"
+    return Estimate(
+        value=value,
+        low=value - half,
+        high=value + half,
+        standard_error=half / 3,
+        degrees_of_freedom=4.0,
+        p_value=p_value if p_value is not None else 0.001 if abs(value) > half else 0.5,
+        num_seeds=seeds,
+        num_clusters=100,
+        basis=basis,
+    )
+
+
+def row(method: str, seeds: int = 3, **fields: Any) -> Row:
+    """A row; `loss`, `gain`, `to_full`, `forgetting` as (value, half the interval), `quality` as three numbers."""
+    values = fields.pop("values", {"method.name": method})
+    for name in ("loss", "gain", "to_full", "forgetting"):
+        given = fields.get(name, {"loss": LOSS, "gain": GAIN}.get(name))
+        fields[name] = estimate(*given, seeds) if given is not None else None
+    if "quality" in fields:
+        value, low, high = fields["quality"]
+        fields["quality"] = Interval(value=value, low=low, high=high)
+    changes = {"train.learning_rate": fields.pop("rate")} if "rate" in fields else {}
+    standard = {
+        "name": method,
+        "group": {key: value for key, value in values.items() if key.startswith(("model.", "data."))},
+        "runs": tuple(result(losses([1.0]), method, seed, changes=changes) for seed in range(1, seeds + 1)),
+        "perplexity": Interval(value=7.4, low=7.3, high=7.5),
+        "is_chosen": True,
+        "cost": FULL_COST if method == "full" else LORA_COST,
+    }
+    return Row(**{**standard, **fields, "values": values, "method": method})
+
+
+def pair(first: str, second: str, difference: tuple[float, float], lower: str | None = None, seeds: int = 3) -> Pair:
+    return Pair(first=first, second=second, difference=estimate(*difference, seeds), adjusted_p=0.01, lower=lower)
+
+
+def verdict_on(rows: Sequence[Row], pairs: Sequence[Pair] = (), **fields: Any) -> str:
+    standard = {"title": "x", "metric": "loss", "axes": ("method.name",), "rows": rows, "pairs": pairs}
+    return verdict(Comparison(**{**standard, **fields}))
+
+
+FULL = row("full", standing="reference")
+GOOD = row("lora", standing="good enough", quality=(0.972, 0.958, 0.986), to_full=(0.028, 0.014))
+WORSE = row("qlora", standing="worse", quality=(0.43, 0.4, 0.46), to_full=(0.57, 0.03))
+
+
+def test_good_enough_and_worse() -> None:
+    assert verdict_on([FULL, WORSE, GOOD]) == (
+        "At default settings, lora is good enough: it has 97.2 % of full's gain (95 % interval 95.8 to 98.6 %), with "
+        "3.6 % of the trainable parameters, 0.90 of the memory and 1.01 times the training time. qlora is worse: 43 % "
+        "(40 to 46 %)."
+    )
+
+
+def test_undecided_says_what_would_decide() -> None:
+    lora = row("lora", standing="undecided", quality=(0.94, 0.88, 1.01), would_decide="about 4 more seeds")
+    assert verdict_on([FULL, lora]) == (
+        "At default settings, lora is undecided: 94 % of full's gain (95 % interval 88 to 101 %); about 4 more seeds "
+        "would decide it."
+    )
+
+
+def test_undecided_though_its_own_interval_is_clear() -> None:
+    """The correction for several methods keeps the claim back, and that is said."""
+    lora = row("lora", standing="undecided", quality=(0.8, 0.7, 0.9), would_decide="about 1 more seed")
+    assert verdict_on([FULL, lora]) == (
+        "At default settings, lora is undecided: 80 % of full's gain (95 % interval 70 to 90 %), not sure enough with "
+        "several methods judged at once; about 1 more seed would decide it."
+    )
+
+
+def test_two_seeds_are_weak() -> None:
+    good = row("lora", 2, standing="good enough", quality=(0.972, 0.958, 0.986), to_full=(0.03, 0.01), cost=RunCost())
+    worse = row("qlora", 2, standing="worse", quality=(0.43, 0.4, 0.46), to_full=(0.57, 0.03))
+    assert verdict_on([row("full", 2, standing="reference"), good, worse]) == (
+        "At default settings, lora is good enough (weak: 2 seeds): it has 97.2 % of full's gain (95 % interval 95.8 to "
+        "98.6 %). qlora is worse (weak: 2 seeds): 43 % (40 to 46 %)."
+    )
+
+
+def test_one_seed() -> None:
+    lora = row("lora", 1, standing="no claim", to_full=(0.003, 0.02))
+    qlora = row("qlora", 1, standing="no claim", to_full=(-0.49, 0.02))
+    assert verdict_on([row("full", 1, standing="reference"), lora, qlora]) == (
+        "At default settings, on these examples and this seed lora's loss is 0.003 nats per token above full's, "
+        f"qlora's 0.490 below. {NO_CLAIM}"
+    )
+
+
+def test_full_without_a_gain() -> None:
+    full = row("full", standing="reference", gain=(-0.008, 0.012))
+    lora = row("lora", standing="no claim", to_full=(-0.5, 0.02))
+    qlora = row("qlora", standing="no claim", to_full=(0.001, 0.02), gain=(-0.2, 0.1))
+    pairs = [pair("lora", "full", (-0.5, 0.02), "lora"), pair("qlora", "full", (0.001, 0.02))]
+    assert verdict_on([full, lora, qlora], pairs) == (
+        "At default settings, full itself has no clear gain over the base model (-0.008 nats per token, 95 % interval "
+        "-0.020 to 0.004), so it can't be said what share of it another method keeps. lora's loss is 0.500 nats per "
+        "token below full's. qlora and full can't be told apart. After training qlora is worse than the base model."
+    )
+
+
+def test_of_several_good_ones_the_cheapest() -> None:
+    cheap = RunCost(num_trainable=36, peak_memory_gib=1.0, train_seconds=150.0, device="CPU")
+    qlora = row("qlora", standing="good enough", quality=(0.96, 0.951, 0.97), cost=cheap)
+    found = verdict_on([FULL, GOOD, qlora])
+    assert found.endswith("Of those that are good enough, qlora needs the least memory and lora needs the least time.")
+    best = row(
+        "qlora", standing="good enough", quality=(0.96, 0.951, 0.97), cost=RunCost(peak_memory_gib=1.0, device="CPU")
+    )
+    assert verdict_on([FULL, GOOD, best]).endswith("Of those that are good enough, qlora needs the least memory.")
+    alike = row("qlora", standing="good enough", quality=(0.96, 0.951, 0.97))
+    assert "Of those" not in verdict_on([FULL, GOOD, alike])
+
+
+def test_times_of_other_devices_are_not_set_beside_each_other() -> None:
+    cost = RunCost(num_trainable=36, peak_memory_gib=1.8, train_seconds=10.0, device="H200")
+    lora = row("lora", standing="good enough", quality=(0.972, 0.958, 0.986), cost=cost)
+    assert verdict_on([FULL, lora]).endswith("98.6 %), with 3.6 % of the trainable parameters.")
+
+
+@pytest.mark.parametrize(
+    ("rows", "begins"),
+    [
+        ([FULL, row("lora", standing="good enough", quality=(1, 0.96, 1.1), rate=5e-4)], "At the settings given, lora"),
+        (
+            [
+                row("full", standing="reference", values={"method.name": "full", "data.num_examples": 5}),
+                row(
+                    "lora",
+                    standing="worse",
+                    quality=(0.5, 0.4, 0.6),
+                    values={"method.name": "lora", "data.num_examples": 5},
+                ),
+            ],
+            "At default settings, lora",
+        ),
+        (
+            [
+                FULL,
+                row(
+                    *("lora",),
+                    name="lora rank=8",
+                    standing="worse",
+                    quality=(0.5, 0.4, 0.6),
+                    values={"method.name": "lora", "method.rank": 8},
+                ),
+            ],
+            "At the settings given, lora rank=8",
+        ),
+    ],
+)
+def test_it_begins_with_the_settings(rows, begins) -> None:
+    assert verdict_on(rows).startswith(begins)
+
+
+def searched(
+    method: str, numbers: Sequence[float], key: str = "train.learning_rate", *, chosen: bool = True
+) -> list[Row]:
+    """A row for each value of a key, the first chosen."""
+    found = []
+    for place, number in enumerate(numbers):
+        fields: dict[str, Any] = {"values": {"method.name": method, key: number}, "name": f"{method} {number}"}
+        if key == "train.learning_rate":
+            fields["rate"] = number
+        if place == 0 and chosen and method == "full":
+            fields["standing"] = "reference"
+        elif place == 0 and chosen:
+            fields |= {"standing": "worse", "quality": (0.5, 0.4, 0.6)}
+        found.append(row(method, **fields, is_chosen=chosen and place == 0))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("rows", "begins"),
+    [
+        (
+            [*searched("full", (1, 2)), *searched("lora", (3, 4))],
+            "With each method's learning rate chosen among 2 on validation, lora 3 is worse",
+        ),
+        (
+            [*searched("full", (1, 2), "train.num_epochs"), *searched("lora", (1, 2), "train.num_epochs")],
+            "With each method's settings chosen among 2 on validation, lora 1 is worse",
+        ),
+        (
+            [*searched("full", (1, 2)), *searched("lora", (3, 4, 5, 6))],
+            "With unequal search (lora 4 settings, full 2), lora 3 is worse",
+        ),
+        (
+            [*searched("full", (1,)), *searched("lora", (3, 4))],
+            "With unequal search (lora 2 settings, full 1), lora 3 is worse",
+        ),
+        (
+            [*searched("full", (1, 2), chosen=False), *searched("lora", (3, 4), chosen=False)],
+            "At the settings given, full 1 has the lowest loss",
+        ),
+    ],
+)
+def test_it_begins_with_the_search(rows, begins) -> None:
+    assert verdict_on(rows).startswith(begins)
+
+
+def test_what_stands_for_no_claim_otherwise() -> None:
+    lora = row("lora", standing="no claim", loss=(math.nan, math.nan))
+    assert "lora can't be judged: the loss of lora isn't finite." in verdict_on([FULL, lora])
+    assert "lora can't be judged beside full: the notes say why." in verdict_on(
+        [FULL, row("lora", standing="no claim")]
+    )
+
+
+def ranks(**fields: Any) -> list[Row]:
+    losses_of = {4: (2.1, 0.015), 8: (2.2, 0.015), 16: (2.3, 0.015)}
+    return [
+        row("lora", name=f"rank={rank}", values={"method.rank": rank}, loss=loss, is_chosen=False, **fields)
+        for rank, loss in losses_of.items()
+    ]
+
+
+RANK_PAIRS = [
+    pair("rank=4", "rank=8", (-0.1, 0.01), None),
+    pair("rank=4", "rank=16", (-0.2, 0.01), "rank=4"),
+    pair("rank=8", "rank=16", (-0.1, 0.01), "rank=8"),
+]
+
+
+def test_without_full_the_lowest_and_what_it_beats() -> None:
+    assert verdict_on(ranks(), RANK_PAIRS) == (
+        "rank=4 has the lowest loss, 2.100 (95 % interval 2.085 to 2.115) nats per token. It is lower than rank=16. It "
+        "can't be told apart from rank=8."
+    )
+
+
+def test_without_full_what_validation_chooses() -> None:
+    rows = [
+        row("lora", name=f"rank={rank}", values={"method.rank": rank}, validation_loss=loss, cost=cost, is_chosen=False)
+        for rank, loss, cost in [
+            (4, 2.5, LORA_COST),
+            (8, 2.3, RunCost(peak_memory_gib=1.0, train_seconds=10.0, device="CPU")),
+            (16, math.nan, LORA_COST),
+        ]
+    ]
+    pairs = [RANK_PAIRS[0], pair("rank=8", "rank=16", (0.1, 0.01), "rank=16")]
+    assert verdict_on(rows, pairs) == (
+        "rank=8 has the lowest validation loss, and a test loss of 2.000 (95 % interval 1.985 to 2.015) nats per "
+        "token. On the test set rank=16 is lower still. It can't be told apart from rank=4; of these rank=8 needs the "
+        "least memory and time."
+    )
+
+
+def test_without_full_two_seeds_are_weak_and_one_is_none() -> None:
+    weak = [pair(one.first, one.second, (-0.1, 0.01), one.lower, 2) for one in RANK_PAIRS]
+    assert "It is lower than rank=16 (weak: 2 seeds)." in verdict_on(ranks(seeds=2), weak)
+    assert verdict_on(ranks(seeds=1)) == (
+        "On these examples and this seed rank=4 has the lowest loss, 2.100 (95 % interval 2.085 to 2.115) nats per "
+        f"token. {NO_CLAIM}"
+    )
+
+
+def test_no_finite_loss() -> None:
+    rows = [row("lora", name=name, loss=(math.inf, math.nan), gain=None, is_chosen=False) for name in ("a", "b")]
+    assert verdict_on(rows) == "No row has a finite loss."
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({}, "lora lowers the base model's loss by 1.000 (95 % interval 0.990 to 1.010) nats per token."),
+        (
+            {"gain": (0.01, 0.02)},
+            "lora can't be told apart from the base model: it lowers the loss by 0.010 (95 % interval -0.010 to 0.030) "
+            "nats per token.",
+        ),
+        (
+            {"gain": None},
+            "lora has a loss of 2.000 (95 % interval 1.985 to 2.015) nats per token; there is nothing to compare it "
+            "with.",
+        ),
+        (
+            {"seeds": 1},
+            f"lora lowers the base model's loss by 1.000 (95 % interval 0.990 to 1.010) nats per token. {NO_CLAIM}",
+        ),
+        ({"loss": (math.nan, math.nan), "gain": (math.nan, math.nan)}, "lora's loss isn't finite."),
+        (
+            {"forgetting": (0.12, 0.05)},
+            "lora lowers the base model's loss by 1.000 (95 % interval 0.990 to 1.010) nats per token. Forgotten: on "
+            "general text the loss rose, lora's by 0.120 (0.070 to 0.170) nats per token.",
+        ),
+        (
+            {"forgetting": (0.12, 0.13)},
+            "lora lowers the base model's loss by 1.000 (95 % interval 0.990 to 1.010) nats per token.",
+        ),
+    ],
+)
+def test_a_single_row(fields, text) -> None:
+    assert verdict_on([row("lora", **fields)]) == text
+
+
+def test_worse_than_the_base() -> None:
+    assert verdict_on([row("lora", gain=(-0.5, 0.1))]) == (
+        "lora raises the base model's loss by 0.50 (95 % interval 0.40 to 0.60) nats per token."
+    )
+
+
+def sizes(key: str = "data.num_examples", names: Sequence[Any] = (100, 1000, None), seeds: int = 3) -> list[Row]:
+    return [
+        row("lora", seeds, name=f"{name}", values={key: name}, loss=(2.5 - 0.1 * place, 0.02))
+        for place, name in enumerate(names)
+    ]
+
+
+def test_a_sweep_of_sizes_is_told_in_order() -> None:
+    pairs = [
+        pair("100", "1000", (0.31, 0.018), "1000"),
+        pair("100", "None", (0.3, 0.018), "None"),
+        pair("1000", "None", (-0.001, 0.02)),
+    ]
+    assert verdict_on(sizes(), pairs) == (
+        "1000 is lower than 100 by 0.310 (95 % interval 0.292 to 0.328) nats per token; 1000 and None can't be told "
+        "apart (0.001 nats per token, 95 % interval -0.019 to 0.021)."
+    )
+
+
+def test_a_sweep_of_models_is_told_from_the_highest_loss_down() -> None:
+    rows = list(reversed(sizes("model.name", ("small", "large"))))
+    pairs = [pair("large", "small", (-0.1, 0.01), "large", 2)]
+    assert verdict_on(rows, pairs, metric="bits_per_byte") == (
+        "large is lower than small by 0.100 (95 % interval 0.090 to 0.110) bits per byte (weak: 2 seeds)."
+    )
+
+
+def test_a_sweep_of_sizes_on_one_seed() -> None:
+    pairs = [pair("100", "1000", (0.31, 0.018), seeds=1)]
+    assert verdict_on(sizes(names=(100, 1000), seeds=1), pairs) == (
+        "On these examples and this seed 1000 is lower than 100 by 0.310 (95 % interval 0.292 to 0.328) nats per "
+        f"token. {NO_CLAIM}"
+    )
+
+
+def test_several_groups_have_a_verdict_each_and_what_lies_between() -> None:
+    rows = [
+        row("full", name=f"full {model}", standing="reference", values={"model.name": model, "method.name": "full"})
+        if method == "full"
+        else row(
+            "lora",
+            name=f"lora {model}",
+            standing="worse",
+            quality=(0.5, 0.4, 0.6),
+            values={"model.name": model, "method.name": "lora"},
+        )
+        for model in ("a", "b")
+        for method in ("full", "lora")
+    ]
+    found = verdict_on(rows, [pair("full a", "full b", (0.1, 0.01), "full b")])
+    assert found == (
+        "For a, at default settings, lora is worse: 50 % of full's gain (95 % interval 40 to 60 %). For b, at "
+        "default settings, lora is worse: 50 % of full's gain (95 % interval 40 to 60 %). full b is lower than full "
+        "a by 0.100 (95 % interval 0.090 to 0.110) nats per token."
+    )
+
+
+def test_nothing_is_ranked_where_it_would_be_unfair() -> None:
+    reasons = ["The test sets differ: so.", "lora (seed 1) was trained on it."]
+    assert verdict_on([FULL, GOOD], unfair=reasons) == (
+        "Nothing is ranked: the test sets differ: so. lora (seed 1) was trained on it."
+    )
+    assert verdict_on([FULL, GOOD], unfair=reasons[1:]) == "Nothing is ranked: lora (seed 1) was trained on it."
+
+
+def test_some_rows_on_one_seed() -> None:
+    lora = row("lora", 1, standing="no claim", to_full=(0.003, 0.02))
+    assert verdict_on([FULL, lora]) == (
+        "At default settings, on these examples and this seed lora's loss is 0.003 nats per token above full's. lora "
+        "has one seed, which says nothing about luck: no claim; run seed=1,2,3."
+    )
+
+
+def test_a_base_without_a_finite_loss() -> None:
+    assert verdict_on([row("lora", gain=(math.nan, math.nan))]).endswith("; there is nothing to compare it with.")
+    full = row("full", standing="reference", gain=(math.inf, math.nan))
+    lora = row("lora", standing="no claim", to_full=(0.1, 0.02))
+    assert verdict_on([full, lora]) == "At default settings, lora and full can't be told apart."
