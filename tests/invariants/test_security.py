@@ -56,6 +56,7 @@ WHOLE_RUN = [
     "data.num_examples=32",
     "train.num_epochs=1",
     "evaluate.sample_max_new_tokens=4",
+    "evaluate.num_general_examples=0",
     f"model={ASSETS / 'tiny_llama'}",
     f"data.path={ASSETS / 'examples.jsonl'}",
 ]

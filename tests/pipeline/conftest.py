@@ -18,6 +18,7 @@ SHORT = [
     "train.num_epochs=1",
     "data.num_examples=64",
     "evaluate.sample_max_new_tokens=8",
+    "evaluate.num_general_examples=0",
 ]
 
 

@@ -28,7 +28,13 @@ def config(workplace):
     """Makes a config for short trainings on the tiny model."""
 
     def make(**given) -> FineTuneConfig:
-        short = ["tracking=none", "data.num_examples=32", "evaluate.num_samples=1", "evaluate.sample_max_new_tokens=4"]
+        short = [
+            "tracking=none",
+            "data.num_examples=32",
+            "evaluate.num_samples=1",
+            "evaluate.sample_max_new_tokens=4",
+            "evaluate.num_general_examples=0",
+        ]
         more = [*short, f"cache_dir={workplace.folder / 'cache'}", *given.pop("overrides", [])]
         return FineTuneConfig(
             **{"model_name": str(TINY), "num_epochs": 1, "max_seq_length": 64, **given}, overrides=more

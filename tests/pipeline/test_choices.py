@@ -284,7 +284,7 @@ def test_a_run_is_evaluated_with_the_loss_and_attention_it_trained_with(workplac
         seen.append((choose_loss(model).name, attention_of(model), settings.packed))
         return original(model, table, settings)
 
-    monkeypatch.setattr("llmtune.stages.evaluate.evaluate_loss", evaluated)
+    monkeypatch.setattr("llmtune.stages.measuring.evaluate_loss", evaluated)
     assert workplace.type("evaluate", "run=latest") == 0
     assert seen == [(WHOLE, "eager", False)] * 2
     begun.edit(attention=VARLEN_KERNEL, packed=True)

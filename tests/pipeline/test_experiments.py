@@ -23,7 +23,11 @@ from .conftest import ASSETS
 ROOT = ASSETS.parent.parent
 EXAMPLES, TEXT = ASSETS / "examples.jsonl", ASSETS / "text.jsonl"
 TINY = [f"model={ASSETS / 'tiny_llama'}", "data.max_seq_len=64", "tracking=none"]
-TINY += ["evaluate.num_samples=0", "export.max_loss_rise=1.0"]  # random weights lose much in 4 bits
+TINY += [
+    "evaluate.num_samples=0",
+    "evaluate.num_general_examples=0",
+    "export.max_loss_rise=1.0",
+]  # random weights lose much in 4 bits
 NUM_EXAMPLES = 24
 LINE = re.compile(
     r"# .+: [\d.]+ (seconds|minutes|hours), peak memory [\d.]+ GiB, "

@@ -15,7 +15,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 pytest_plugins = ["hub_stand_in"]
 ASSETS = Path(__file__).parents[1] / "assets"
 TOKEN = "hf_neverprinted"
-SHORT = ["data.max_seq_len=64", "train.max_steps=2", "data.num_examples=32", "evaluate.sample_max_new_tokens=4"]
+SHORT = [
+    "data.max_seq_len=64",
+    "train.max_steps=2",
+    "data.num_examples=32",
+    "evaluate.sample_max_new_tokens=4",
+    "evaluate.num_general_examples=0",
+]
 FROM_HUB = ["model=them/tiny", "model.revision=v1", "data=hub", "data.id=them/texts", *SHORT]
 
 

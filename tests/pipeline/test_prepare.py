@@ -307,3 +307,11 @@ def test_a_test_file_that_the_model_was_trained_on_is_told(workplace, write, cap
         assert ("25 examples of the data that the run took" in shown.out) == told[-1]
         assert workplace.manifest.stage("evaluate")["num_examples"] == 25
     assert told == [True, False]
+
+
+def test_general_text_that_is_not_there_is_refused_before_training(workplace, capsys) -> None:
+    words = ["evaluate.num_general_examples=2", "evaluate.general_path=no such.txt"]
+    assert workplace.train("method=lora", "tracking=none", *words) == 2
+    said = capsys.readouterr()
+    assert f"evaluate.general_path={workplace.folder / 'no such.txt'}" in said.out + said.err
+    assert not workplace.newest.checkpoints.exists()

@@ -16,7 +16,7 @@ from llmtune.hub_answers import FULL_COMMIT
 def check_combinations(config: RunConfig) -> list[str]:
     """Every combination that can't work, a sentence each: what was found, what is allowed, what to set."""
     checks: tuple[Callable[[RunConfig], Iterator[str]], ...] = (
-        *(_model, _data, _train, _generate),
+        *(_model, _data, _train, _evaluate, _generate),
         *(_hardware, _export, _tracking),
     )
     return [problem for check in checks for problem in check(config)]
@@ -107,6 +107,12 @@ def _generate(config: RunConfig) -> Iterator[str]:
     asked = config.generate
     if asked.temperature == 0 and (asked.top_k or asked.top_p < 1):
         yield "generate.top_k and generate.top_p: do nothing at generate.temperature=0; leave them out."
+
+
+def _evaluate(config: RunConfig) -> Iterator[str]:
+    path = config.evaluate.general_path
+    if path is not None and not config.evaluate.num_general_examples:
+        yield f"evaluate.general_path={path}: isn't read with evaluate.num_general_examples=0; set it above 0."
 
 
 def _hardware(config: RunConfig) -> Iterator[str]:

@@ -12,7 +12,12 @@ from llmtune.config.data import MixtureConfig
 from llmtune.config.run import RunConfig
 from llmtune.errors import ConfigError, explained
 
-_PATHS = {"model": ("path",), "data": ("path", "eval_path", "chat_template", "write_clean"), "export": ("path",)}
+_PATHS = {
+    "model": ("path",),
+    "data": ("path", "eval_path", "chat_template", "write_clean"),
+    "evaluate": ("general_path",),
+    "export": ("path",),
+}
 _TOP = ("runs_dir", "cache_dir", "source_run", "source_weights")
 
 

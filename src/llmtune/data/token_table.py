@@ -1,7 +1,7 @@
 """Tokenised examples on disk: an Arrow file a split in the sources' order, and the order in which they count."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -68,6 +68,27 @@ class TokenTable:
         """An example's name, which follows from its content; windows and turns of one row are told apart."""
         return self._table["example_id"][self._stored(index)].as_py()
 
+    def example_ids(self) -> list[str]:
+        """The names of all examples; see `example_id`."""
+        return self._texts("example_id")
+
+    def content_hashes(self) -> np.ndarray:
+        """Hex sha256 of what each example's row says, bytes [N]; the same for all windows and turns of a row."""
+        return np.array(self._texts("content_hash"), np.bytes_)
+
+    def tokens_digest(self) -> str:
+        """Hex sha256 of all tokens and labels in the examples' order; other orders and borders give another."""
+        digest = hashlib.sha256(self.num_tokens.astype("<i8").tobytes())
+        for lists in (self._input_ids, self._labels):
+            for values in lists.each(self._order):
+                digest.update(np.ascontiguousarray(values, "<i4").data)
+        return digest.hexdigest()
+
+    def content_digest(self) -> str:
+        """Hex sha256 of the content hashes of the rows that the examples are made of, in order: of no tokenizer."""
+        is_row = np.array(["-" not in name for name in self.example_ids()], np.bool_)
+        return hashlib.sha256(self.content_hashes()[is_row].tobytes()).hexdigest()
+
     def source(self, index: int) -> str:
         """Where an example comes from, as `path:line`."""
         stored = self._stored(index)
@@ -91,6 +112,10 @@ class TokenTable:
             raise IndexError(f"row {index} of a table of {len(self._order)} rows")
         return int(self._order[index])
 
+    def _texts(self, column: str) -> list[str]:
+        texts = self._table[column].to_pylist()
+        return [texts[stored] for stored in self._order.tolist()]
+
     def _ordered(self, column: str) -> np.ndarray:
         return self._table[column].to_numpy()[self._order]
 
@@ -108,6 +133,14 @@ class _Lists:
         row = index - self._first_rows[chunk]
         offsets = self._offsets[chunk]
         return self._values[chunk][offsets[row] : offsets[row + 1]]
+
+    def each(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """The lists of rows, one after the other."""
+        chunks = np.searchsorted(self._first_rows, rows, side="right") - 1
+        within = rows - self._first_rows[chunks]
+        for chunk, row in zip(chunks.tolist(), within.tolist(), strict=True):
+            offsets = self._offsets[chunk]
+            yield self._values[chunk][offsets[row] : offsets[row + 1]]
 
 
 class TokenTableWriter:

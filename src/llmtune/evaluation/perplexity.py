@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,16 +80,25 @@ def evaluate_loss(model: nn.Module, table: TokenTable, settings: LossSettings) -
         DataError: the split has no supervised token.
         Unfinished: a signal came first, in one of the processes; raised in all of them.
     """
-    lengths = np.asarray(table.num_tokens)
-    supervised = np.asarray(table.num_supervised_tokens)
-    if supervised.sum() == 0:
+    if np.sum(table.num_supervised_tokens) == 0:
         raise DataError(
-            f"there is nothing to measure: the split's {len(lengths)} examples have no supervised token; "
+            f"there is nothing to measure: the split's {len(table)} examples have no supervised token; "
             "give more examples, or raise data.validation_fraction or data.test_fraction"
         )
     started = time.perf_counter()
     loss_sums = _sum_losses(model, table, settings)
-    seconds = time.perf_counter() - started
+    return make_report(table, loss_sums, time.perf_counter() - started)
+
+
+def make_report(table: TokenTable, loss_sums: np.ndarray, seconds: float) -> LossReport:
+    """What a split's losses come to.
+
+    Args:
+        table: the split.
+        loss_sums: summed loss of each example in nats, float64 [N].
+        seconds: how long computing them took.
+    """
+    lengths, supervised = np.asarray(table.num_tokens), np.asarray(table.num_supervised_tokens)
     total_nats = float(loss_sums.sum())
     loss = total_nats / int(supervised.sum())
     supervised_bytes = np.asarray(table.num_supervised_bytes)
@@ -107,14 +117,26 @@ def evaluate_loss(model: nn.Module, table: TokenTable, settings: LossSettings) -
     )
 
 
-def write_predictions(report: LossReport, table: TokenTable, path: Path) -> None:
-    """Write each example's loss as Parquet: `example_id`, `loss_sum` (nats), supervised tokens and bytes."""
+def write_predictions(report: LossReport, table: TokenTable, clusters: Sequence[str], path: Path) -> None:
+    """Write each example's loss as Parquet, in the table's order.
+
+    Columns: `example_id`, `cluster`, `loss_sum` (nats), `num_supervised_tokens`, `num_supervised_bytes` (of their
+    text), `num_tokens`.
+
+    Args:
+        report: the losses.
+        table: the split.
+        clusters: what each example belongs to: those of one cluster can't be taken as independent.
+        path: the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = {
-        "example_id": [table.example_id(index) for index in range(len(table))],
+        "example_id": pa.array(table.example_ids(), pa.string()),
+        "cluster": pa.array(clusters, pa.string()),
         "loss_sum": report.loss_sums,
         "num_supervised_tokens": report.supervised_tokens,
         "num_supervised_bytes": report.supervised_bytes,
+        "num_tokens": np.asarray(table.num_tokens),
     }
     pq.write_table(pa.table(columns), path)
 

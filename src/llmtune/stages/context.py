@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from llmtune.config.paths import usable_cache_folder, writing
 from llmtune.config.run import RunConfig
 from llmtune.config.saved import load_config
+from llmtune.data.preparing.general import GeneralText, prepare_general
 from llmtune.data.preparing.prepared import PreparedData, prepare_data
 from llmtune.errors import ConfigError, RunError
 from llmtune.logs import say, warn
@@ -164,6 +165,24 @@ class RunContext:
                 "restore the files, or start a new run"
             )
         return data
+
+    @cached_property
+    def general(self) -> GeneralText | None:
+        """General text as tokens, to see what is forgotten; None where none is asked for or to be had.
+
+        Raises:
+            DataError: `evaluate.general_path` can't be read, or holds no example.
+        """
+        evaluate = self.config.evaluate
+        if not evaluate.num_general_examples:
+            return None
+        tokenizer = (self.tokenizer, tokenizer_digest(self.tokenizer))
+        path, longest = evaluate.general_path, self.config.data.max_seq_len
+        with writing("cache_dir", self.cache_dir):
+            found = prepare_general(path, evaluate.num_general_examples, longest, tokenizer, self.cache_dir)
+        if found is None:
+            say("no installed package describes itself: what is forgotten isn't measured without evaluate.general_path")
+        return found
 
     @cached_property
     def method(self) -> Method:

@@ -2,24 +2,22 @@
 
 from typing import Any
 
-import torch
 from rich.text import Text
-from torch import nn
 
 from llmtune import distributed
-from llmtune.evaluation.generation import GenerationSettings, generate_texts
-from llmtune.evaluation.perplexity import LossReport, LossSettings, evaluate_loss, write_predictions
 from llmtune.evaluation.samples import SamplePrompt, sample_prompts
-from llmtune.logs import say, show
+from llmtune.logs import say, show, warn
 from llmtune.models.attention import attention_of
 from llmtune.models.load import load_frozen
 from llmtune.models.token_loss import choose_loss
 from llmtune.runs.manifest import write_json
+from llmtune.stages.base_evaluation import shared_base
 from llmtune.stages.context import RESULT_STEP, RunContext
-from llmtune.stages.training_choices import attention_for_evaluation
+from llmtune.stages.data_advice import num_found
+from llmtune.stages.known_examples import count_test_seen
+from llmtune.stages.measuring import Measured, general_figures, measure, write_measured
 from llmtune.stages.training_record import log_plots
 from llmtune.tracking.plots import TestLosses
-from llmtune.training.collectives import wait_for_all
 
 _TRACKED = ("loss", "perplexity", "bits_per_byte", "tokens_per_second", "base_loss", "base_perplexity")
 """What is a metric; the manifest has all figures."""
@@ -28,80 +26,55 @@ _SHOWN_CHARACTERS = 400
 
 def run(context: RunContext) -> None:
     """Measure both models on the test split, which nothing before has read, and let both write samples."""
-    prompts = sample_prompts(context.data.test, context.config.evaluate.num_samples)
-    results: dict[str, Any] = {"checkpoint": context.checkpoint.name, "data_digest": context.data.digest}
-    answers: dict[str, list[str]] = {}
-    untrained = context.config.method.name == "none"
-    if context.config.evaluate.base and not untrained:
-        base = load_frozen(context.source, context.how)
-        report, answers["base"] = _measure(context, base, "base", prompts)
-        results |= {f"base_{name}": value for name, value in _figures(report).items()}
-        del base
+    config = context.config
+    untrained = config.method.name == "none"
+    # Answers of which nothing may be kept aren't asked for.
+    prompts = sample_prompts(context.data.test, config.evaluate.num_samples if config.tracking.log_text else 0)
+    measured: dict[str, Measured | None] = {}
+    if config.evaluate.base and not untrained:
+        measured["base"] = shared_base(context, len(prompts), lambda: _measured_base(context, prompts))
     name = "base" if untrained else "tuned"
     tuned = context.method.load_trained(context.source, context.checkpoint, context.how)
-    report, answers[name] = _measure(context, tuned, name, prompts)
-    results |= _figures(report)
-    results["computed_with"] = {
+    measured[name] = measure(context, tuned, name, prompts)
+    computed_with = {
         "precision": context.precision.name,
         "attention": attention_of(tuned),
         "loss": choose_loss(tuned).name,
     }
     if not distributed.is_first():
         return
-    if context.config.tracking.log_text:
-        _write_samples(context, prompts, answers)
+    known = {name: found for name, found in measured.items() if found is not None}
+    write_measured(context, known)
+    if config.tracking.log_text:
+        _write_samples(context, prompts, {name: found.answers for name, found in known.items()})
+    _record(context, known[name], known.get("base") if name != "base" else None, computed_with)
+
+
+def _measured_base(context: RunContext, prompts: list[SamplePrompt]) -> Measured:
+    return measure(context, load_frozen(context.source, context.how), "base", prompts)
+
+
+def _record(context: RunContext, tuned: Measured, base: Measured | None, computed_with: dict[str, Any]) -> None:
+    """Write the figures to the manifest and to the tracker."""
+    results: dict[str, Any] = {"checkpoint": context.checkpoint.name, "data_digest": context.data.digest}
+    if base is not None:
+        results |= {f"base_{name}": value for name, value in base.figures().items()}
+    results |= {**tuned.figures(), "computed_with": computed_with}
     figures = {f"evaluate/{name}": results[name] for name in _TRACKED if name in results}
+    if context.general is not None and tuned.general is not None:
+        general = general_figures(context.general, tuned.general, base and base.general)
+        results["general"] = general
+        names = {"loss": "evaluate/general_loss", "base_loss": "evaluate/general_base_loss"}
+        figures |= {metric: general[name] for name, metric in names.items() if name in general}
+    num_seen = count_test_seen(context)
+    if num_seen is not None:
+        results["num_test_seen"] = num_seen
+    if num_seen and not num_found(context.data.report["overlap"]):  # else `prepare` has said it
+        warn(f"{num_seen:,} test examples also stand in the data that the weights were trained or selected on")
     context.tracker.log_metrics(figures, RESULT_STEP)
     log_plots(context, TestLosses(results["loss"], results.get("base_loss")))
     context.tracker.log_artifact(context.folder.path / "predictions", "predictions")
     context.manifest.finish_stage("evaluate", results)
-
-
-def _measure(
-    context: RunContext, model: nn.Module, name: str, prompts: list[SamplePrompt]
-) -> tuple[LossReport, list[str]]:
-    """A model's loss on the test split, kept example by example, and its answers to the prompts."""
-    attention = attention_for_evaluation(context, model)
-    settings = LossSettings(
-        batch_tokens=context.config.evaluate.batch_tokens,
-        packed=attention.packed,
-        pad_token_id=context.pad_token_id,
-        precision=context.precision,
-        device=context.device,
-        description=f"evaluate ({name})",
-    )
-    table = context.data.test
-    report = evaluate_loss(model, table, settings)
-    say(f"{name}: loss {report.loss:.4f}, perplexity {report.perplexity:.2f} ({attention_of(model)})")
-    answers: list[str] = []
-    if distributed.is_first():
-        write_predictions(report, table, context.folder.predictions_file(name))
-        answers = _answers(context, model, prompts)
-    wait_for_all()
-    return report, answers
-
-
-def _answers(context: RunContext, model: nn.Module, prompts: list[SamplePrompt]) -> list[str]:
-    settings = GenerationSettings(
-        max_new_tokens=context.config.evaluate.sample_max_new_tokens,
-        seed=context.config.seed,
-        precision=context.precision,
-        device=context.device,
-    )
-    with torch.inference_mode():
-        return generate_texts(model, context.tokenizer, [prompt.prompt_ids for prompt in prompts], settings)
-
-
-def _figures(report: LossReport) -> dict[str, float]:
-    return {
-        "loss": report.loss,
-        "perplexity": report.perplexity,
-        "bits_per_byte": report.bits_per_byte,
-        "tokens_per_second": report.tokens_per_second,
-        "seconds": report.seconds,
-        "num_examples": report.num_examples,
-        "num_supervised_tokens": report.num_supervised_tokens,
-    }
 
 
 def _write_samples(context: RunContext, prompts: list[SamplePrompt], answers: dict[str, list[str]]) -> None:

@@ -1,6 +1,6 @@
 """`prepare`: rows to token files, split into training, validation and test set, and a report on what is in them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from llmtune import distributed
@@ -18,6 +18,7 @@ from llmtune.stages.data_advice import PackingFill, num_found
 from llmtune.stages.data_page import DataPage
 from llmtune.stages.data_report import show_report
 from llmtune.stages.division import plan_settings
+from llmtune.stages.known_examples import test_files
 from llmtune.stages.shown_examples import ShownExample
 from llmtune.stages.token_pieces import decoded, pieces_of
 
@@ -42,6 +43,7 @@ def run(context: RunContext) -> None:
     data = context.data
     num_examples = {name: split["num_examples"] for name, split in data.report["splits"].items()}
     check_not_empty(num_examples, config.data, training=trains)
+    _ = context.general  # where it can't be read, that is said before training
     if not distributed.is_first():
         return
     shown = _shown_examples(context, data) if config.tracking.log_text else []
@@ -63,22 +65,24 @@ def _warn_of_known(context: RunContext) -> None:
     """Say which test examples the weights may have been trained on, where they weren't left out of that training."""
     num_shared = num_found(context.data.report["overlap"])
     trained_on = Manifest(context.trained_run.manifest_file).section("data").get("sources", ())
-    if num_shared and _test_files(trained_on) != _test_files(context.data.report["sources"]):
+    if num_shared and test_files(trained_on) != test_files(context.data.report["sources"]):
         warn(
             f"{num_shared:,} examples of the data that the run took its training examples from also stand in "
             "data.eval_path: the model may know them, and their loss says less"
         )
 
 
-def _test_files(sources: Sequence[Mapping[str, Any]]) -> set[str]:
-    return {source["digest"] for source in sources if source["role"] == "eval"}
-
-
 def _record(context: RunContext, data: PreparedData) -> None:
     context.manifest.record("model", context.describe_model())
     if context.config.source_weights is not None:
         context.manifest.record("weights", describe_weights(context.checkpoint))
-    context.manifest.record("data", {**_without_lists(data.report), "digest": data.digest})
+    splits = data.report["splits"]
+    digests = {
+        "digest": data.digest,
+        "split_digests": {name: split["tokens_sha256"] for name, split in splits.items()},
+        "content_digests": {name: split["content_sha256"] for name, split in splits.items()},
+    }
+    context.manifest.record("data", {**_without_lists(data.report), **digests})
     for name in ("train", "validation", "test"):
         rows = len(data.split(name))
         if rows:

@@ -1,5 +1,6 @@
 """Opens a run's record: status file and tracker."""
 
+import json
 import os
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from llmtune.runs.environment import git_commit
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.status import RunStatusFile
 from llmtune.tracking.dead_runs import mark_dead_runs
-from llmtune.tracking.mlflow import PARENT_RUN_VARIABLE, SWEEP_VARIABLE, MlflowTracker, TrackedRun
+from llmtune.tracking.mlflow import PARENT_RUN_VARIABLE, SWEEP_JOB_VARIABLE, SWEEP_VARIABLE, MlflowTracker, TrackedRun
 from llmtune.tracking.null import NullTracker
 from llmtune.tracking.store import resolve_tracking_uri
 from llmtune.tracking.tracker import Tracker
@@ -34,13 +35,14 @@ def open_tracker(folder: RunFolder, config: RunConfig) -> Tracker:
     if uri is None:
         mark_dead_runs(Path(config.runs_dir), uri)
         return NullTracker()
+    job = json.loads(os.environ.get(SWEEP_JOB_VARIABLE, "{}"))
     run = TrackedRun(
         experiment=config.tracking.experiment,
-        name=folder.path.name,
+        name=job.get("name", folder.path.name),
         sweep=os.environ.get(SWEEP_VARIABLE),
         parent_run_id=os.environ.get(PARENT_RUN_VARIABLE),
         run_id=known_id,
-        tags=_tags(folder, config),
+        tags=_tags(folder, config) | job.get("tags", {}),
     )
     tracker = MlflowTracker(uri, run, Path.cwd(), system_metrics=config.tracking.system_metrics)
     status.start(tracker.run_id or known_id, uri)

@@ -58,6 +58,10 @@ def _rows(context: RunContext) -> Iterator[tuple[str, str, str, str]]:
             base, tuned = evaluated.get(f"base_{name}"), evaluated[name]
             change = "" if base is None else f"{(tuned - base) / base:+.1%}"
             yield (label, _number(base, digits), _number(tuned, digits), change)
+    if general := evaluated.get("general"):
+        base, tuned = general.get("base_loss"), general["loss"]
+        change = "" if base is None else f"{(tuned - base) / base:+.1%}"
+        yield ("general text loss", _number(base, 4), _number(tuned, 4), change)
     if evaluated:
         base, tuned = evaluated.get("base_tokens_per_second"), evaluated["tokens_per_second"]
         yield ("evaluation, tokens per second", _number(base, 0), _number(tuned, 0), "")

@@ -87,6 +87,10 @@ def test_infinite_values_are_refused() -> None:
         ({"data": {**DATA, "validation_fraction": 0.6, "test_fraction": 0.5}}, "add up to 1.1 and leave nothing"),
         ({"data": {**DATA, "test_fraction": 0.0}}, "data.test_fraction=0.0: leaves no test set"),
         (
+            {"evaluate": {"general_path": "a.txt", "num_general_examples": 0}},
+            "evaluate.general_path=a.txt: isn't read with evaluate.num_general_examples=0",
+        ),
+        (
             {"data": {**DATA, "validation_fraction": 0.0}, "train": {"early_stopping_patience": 2}},
             "train.early_stopping_patience=2: needs validation examples",
         ),

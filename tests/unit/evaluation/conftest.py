@@ -35,8 +35,11 @@ class ListTable:
     def labels(self, index: int) -> np.ndarray:
         return self._labels[index]
 
+    def example_ids(self) -> list[str]:
+        return [f"example-{index}" for index in range(len(self))]
+
     def example_id(self, index: int) -> str:
-        return f"example-{index}"
+        return self.example_ids()[index]
 
 
 def random_rows(lengths: Sequence[int]) -> list[tuple[list[int], int, int]]:

@@ -142,9 +142,11 @@ def test_no_examples_make_no_batches():
 def test_predictions_are_written_example_by_example(tmp_path, list_table, loss_settings):
     table = list_table([([5, 7, 7, 1], 0, 3), ([7, 7, 7, 1], 3, 2)])
     report = evaluate_loss(FixedLogits(), table, loss_settings())
-    write_predictions(report, table, tmp_path / "predictions" / "base.parquet")
+    write_predictions(report, table, ["a", "b"], tmp_path / "predictions" / "base.parquet")
     rows = pq.read_table(tmp_path / "predictions" / "base.parquet").to_pylist()
     assert [row["example_id"] for row in rows] == ["example-0", "example-1"]
+    assert [row["cluster"] for row in rows] == ["a", "b"]
+    assert [row["num_tokens"] for row in rows] == [4, 4]
     assert [row["num_supervised_tokens"] for row in rows] == [3, 1]
     assert [row["num_supervised_bytes"] for row in rows] == [3, 2]
     assert [row["loss_sum"] for row in rows] == pytest.approx([6 * math.log(2), 4 * math.log(2)])

@@ -88,3 +88,15 @@ def test_one_line_says_how_to_read_the_perplexity(tmp_path, capsys):
     lines = _shown(tmp_path, capsys, train=TRAINED, evaluate=_evaluated(2.0, 1.5))
     (reading,) = [line for line in lines if line.startswith("perplexity 12.00: ")]
     assert "Excellent" in reading and "base model" in reading
+
+
+def test_what_was_forgotten_is_a_row(tmp_path, capsys):
+    general = {"loss": 3.3, "base_loss": 3.0}
+    lines = _shown(tmp_path, capsys, train=TRAINED, evaluate={**_evaluated(2.0, 1.5), "general": general})
+    (row,) = [line for line in lines if "general text loss" in line]
+    assert [word for word in row.split() if word[0] in "+-0123456789"] == ["3.0000", "3.3000", "+10.0%"]
+
+
+def test_no_row_without_general_text(tmp_path, capsys):
+    lines = _shown(tmp_path, capsys, train=TRAINED, evaluate=_evaluated(2.0, 1.5))
+    assert not any("general text" in line for line in lines)

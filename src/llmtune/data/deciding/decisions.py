@@ -98,6 +98,8 @@ class Decisions:
     """Rows by kind; empty where they aren't looked for."""
     warnings: list[str]
     select_place: NDArray[np.float64]
+    clusters: Indices
+    """[N] A row of what each row belongs to: rows of one group, or near-duplicates; see `clusters_of`."""
 
     def order(self, name: str) -> Indices:
         """The rows of a split in an order that follows from their content, repeated as the weights ask."""

@@ -52,6 +52,20 @@ def find_likeness(columns: ScanColumns, near: NearClusters | None, *, takes_apar
     return Likeness({"exact": exact, "normalised": normalised, "near": clusters}, pairs, num_apart)
 
 
+def clusters_of(columns: ScanColumns, near: Indices) -> Indices:
+    """[N] What each row belongs to, named by one of its rows: rows of one cluster can't be taken as independent.
+
+    A row's named group, where it has one; else the rows of nearly the same words, with the group of the first of them.
+
+    Args:
+        columns: the rows.
+        near: [N] groups of near-duplicates, each named by its lowest row.
+    """
+    is_alone = columns.group == 0
+    own = np.where(is_alone, every_row(len(near)), first_equal(columns.group))
+    return np.where(is_alone, own[near], own)
+
+
 def _too_large(clusters: Indices, same: Indices, is_train: Flags) -> Flags:
     """[N] Whether each row's cluster holds too large a share of the training rows, the same ones counted once."""
     is_first = np.zeros(len(same), np.bool_)

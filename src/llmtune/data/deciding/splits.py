@@ -34,7 +34,7 @@ from llmtune.data.deciding.decisions import (
     Overlap,
     ScanColumns,
 )
-from llmtune.data.deciding.likeness import find_likeness
+from llmtune.data.deciding.likeness import clusters_of, find_likeness
 from llmtune.data.records import Record
 from llmtune.errors import DataError
 
@@ -112,6 +112,7 @@ def decide(
         outliers=table.outliers,
         warnings=warnings,
         select_place=columns.select_place,
+        clusters=table.clusters,
     )
 
 
@@ -134,6 +135,10 @@ class _Table:
     @property
     def alive(self) -> Flags:
         return self.reason == 0
+
+    @property
+    def clusters(self) -> Indices:
+        return clusters_of(self._columns, self._ids["near"])
 
     def taken_apart(self) -> Iterator[str]:
         """A warning where rows that are much alike aren't kept together, since they are too many."""

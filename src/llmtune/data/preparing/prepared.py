@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +21,7 @@ from llmtune.data.encoding.description import TokenizerDescription, describe_tok
 from llmtune.data.encoding.fast_engine import SWITCH
 from llmtune.data.preparing.alone import alone
 from llmtune.data.preparing.build import build
-from llmtune.data.preparing.report import TRAIN_ROWS, read_report, table_figures, without_rows
+from llmtune.data.preparing.report import TEST_CLUSTERS, TRAIN_ROWS, read_report, table_figures, without_rows
 from llmtune.data.preparing.verified import check_files
 from llmtune.data.reading.sources import Source, open_eval_sources, open_sources
 from llmtune.data.token_table import TokenTable
@@ -57,6 +57,17 @@ class PreparedData:
         """The split named train, validation or test."""
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
+    def test_clusters(self) -> list[str]:
+        """Of each test example, what it belongs to: those of one cluster can't be taken as independent.
+
+        A group (`group_column`, a module of the embedded functions), near-duplicates, or at least the windows and turns
+        of one row. It has the name of its first row, so it doesn't depend on the tokenizer.
+        """
+        numbers = np.load(self.folder / TEST_CLUSTERS, allow_pickle=False)[self.test.order]
+        _, firsts, cluster = np.unique(numbers, return_index=True, return_inverse=True)
+        rows = [example_id.partition("-")[0] for example_id in self.test.example_ids()]
+        return [rows[first] for first in firsts[cluster]]
+
     def without(self, left_out: np.ndarray, reason: str) -> "PreparedData":
         """The data without some training examples; a row of which none stays counts as dropped.
 
@@ -90,8 +101,28 @@ def prepare_data(config: DataConfig, tokenizer: Any, tokenizer_digest: str, cach
             all their examples also stand in the test file.
     """
     sources, eval_sources = open_sources(config, cache_dir), open_eval_sources(config, cache_dir)
+    return prepare_sources(config, (sources, eval_sources), tokenizer, tokenizer_digest, cache_dir)
+
+
+def prepare_sources(
+    config: DataConfig,
+    opened: tuple[list[Source], list[Source]],
+    tokenizer: Any,
+    tokenizer_digest: str,
+    cache_dir: Path,
+) -> PreparedData:
+    """The data of opened sources as tokens; see `prepare_data`.
+
+    Args:
+        config: cleaning, lengths and splits.
+        opened: sources that are divided, and those of the test set alone.
+        tokenizer: a transformers tokenizer.
+        tokenizer_digest: tells tokenizers with different results apart.
+        cache_dir: folder that keeps prepared data.
+    """
+    sources, eval_sources = opened
     description = describe_tokenizer(tokenizer)
-    key = _cache_key(config, description, tokenizer_digest, [sources, eval_sources])
+    key = _cache_key(config, description, tokenizer_digest, opened)
     folder = cache_dir / "prepared" / key
     found = _found_or_built(folder, lambda building: build(config, description, (sources, eval_sources), building))
     report = found.report | {"sources": list(_as_they_are(found.report["sources"], [*sources, *eval_sources]))}
@@ -149,7 +180,7 @@ def _found_or_built(folder: Path, build_in: Callable[[Path], None]) -> PreparedD
 
 
 def _cache_key(
-    config: DataConfig, description: TokenizerDescription, tokenizer_digest: str, sources: Sequence[list[Source]]
+    config: DataConfig, description: TokenizerDescription, tokenizer_digest: str, sources: Iterable[list[Source]]
 ) -> str:
     options = {name: value for name, value in asdict(config).items() if name not in _WITHOUT_EFFECT}
     read = [[(part.name, part.digest, asdict(part.rows), part.weight) for part in parts] for parts in sources]

@@ -34,6 +34,8 @@ TRAIN_ROWS = "train.rows.npy"
 """int64 [M]: of each stored training example, the row that it is made of, counted as in `KEPT`."""
 LOSS_OUTLIER = "the base model's loss stands out"
 """Why a row is left out of training once its loss is known."""
+TEST_CLUSTERS = "test.clusters.npy"
+"""int64 [M]: of each stored test example, a row of the cluster that it belongs to, counted as in `KEPT`."""
 _MOST_LISTED = 200
 _BINS = 40
 
@@ -69,8 +71,11 @@ def write_report(folder: Path, account: Account) -> None:
     split = account.split
     np.save(folder / KEPT, split, allow_pickle=False)
     np.save(folder / TRAIN_ROWS, account.tables["train"].rows, allow_pickle=False)
+    clusters = account.decisions.clusters[account.tables["test"].rows].astype(np.int64)
+    np.save(folder / TEST_CLUSTERS, clusters, allow_pickle=False)
     sources = [_source(account, number, split) for number in range(len(account.sources))]
-    files = [*(f"{name}{ending}" for name in SPLITS for ending in (".arrow", ".order.npy")), KEPT, TRAIN_ROWS]
+    tables = [f"{name}{ending}" for name in SPLITS for ending in (".arrow", ".order.npy")]
+    files = [*tables, KEPT, TRAIN_ROWS, TEST_CLUSTERS]
     report = {
         "digest": _digest(account),
         "files": digest_files(folder, files),
@@ -135,6 +140,8 @@ def table_figures(table: TokenTable, rows: np.ndarray) -> dict[str, Any]:
         "mean_tokens": num_tokens / len(table) if len(table) else 0.0,
         "longest_tokens": int(table.num_tokens.max()) if len(table) else 0,
         "num_repeated": len(table) - len(np.unique(table.order)),
+        "tokens_sha256": table.tokens_digest(),
+        "content_sha256": table.content_digest(),
     }
 
 

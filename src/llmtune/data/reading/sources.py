@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -19,9 +20,11 @@ from llmtune.config.data import (
 )
 from llmtune.config.row_columns import EvalRowConfig
 from llmtune.data.reading.blocks import Block
+from llmtune.data.reading.descriptions import description_blocks
 from llmtune.data.reading.embedded import LICENCE, PACKAGES, embedded_blocks, embedded_digest, installed_packages
 from llmtune.data.reading.files import DataFile, digest_of, open_files
 from llmtune.data.reading.hub import HubQuery, commit_read, hub_blocks, load, resolve
+from llmtune.data.records import Record
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,33 @@ def open_eval_sources(config: DataConfig, cache_dir: Path) -> list[Source]:
     if config.eval_path is None:
         return []
     return [_file_source(config.eval_path, "auto", "data.eval_path", _eval_rows(config), cache_dir)]
+
+
+def open_general_source(path: str, key: str, cache_dir: Path) -> Source:
+    """The source of a file of text, or a folder or glob of such files; its columns go by the shapes' own names.
+
+    Args:
+        path: the file.
+        key: what names it in errors.
+        cache_dir: where digests of files are remembered.
+
+    Raises:
+        DataError: it can't be found, or is of a kind that isn't read.
+    """
+    return _file_source(path, "auto", key, EvalRowConfig(keys_in="nowhere"), cache_dir)
+
+
+def open_description_source(num_pieces: int) -> Source | None:
+    """The source of so many pieces of the installed packages' descriptions; None where there are none."""
+    blocks = description_blocks(num_pieces)
+    if not blocks:
+        return None
+    rows = [(block.path, row.text) for block in blocks for row in block.rows if isinstance(row, Record)]
+    digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    name = f"descriptions of {len(blocks)} installed packages"
+    versions = {block.path: importlib.metadata.version(block.path) for block in blocks}
+    origin = {"kind": "embedded", "packages": versions, "licence": None, "sha256": digest}
+    return Source(name, digest, origin, RowConfig(), lambda: blocks)
 
 
 def _mixed(config: SourceConfig, number: int, cache_dir: Path) -> Source:

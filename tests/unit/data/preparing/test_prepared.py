@@ -141,7 +141,7 @@ def test_prepared_data_is_found_again_and_each_change_builds_it_anew(
     assert len(folders) == 8
     names = {path.name for path in first.folder.iterdir()}
     tables = {f"{name}{ending}" for name in SPLITS for ending in (".arrow", ".order.npy")}
-    assert names == {*tables, "report.json", "kept.npy", "train.rows.npy", "seen.json"}
+    assert names == {*tables, "report.json", "kept.npy", "train.rows.npy", "test.clusters.npy", "seen.json"}
     assert not [path for path in first.folder.parent.iterdir() if path.name.startswith(".")]
 
 
