@@ -16,7 +16,7 @@ from llmtune.flags import FLAGS, as_override
 STAGES = ("prepare", "train", "evaluate", "export")
 COMMANDS = ("generate", "ui")
 """Commands that compose a run's config."""
-PLAIN_COMMANDS = ("runs", "env")
+PLAIN_COMMANDS = ("compare", "runs", "env")
 """Commands that read the record or the machine, and take arguments of their own."""
 _WORDS = (*STAGES, *COMMANDS, *PLAIN_COMMANDS)
 

@@ -75,6 +75,7 @@ def _answer(typed: list[str]) -> int:
 
 
 def _plain_command(command: str, arguments: list[str]) -> int:
-    from llmtune.commands import env, runs
+    from llmtune.commands import compare, env, runs
 
-    return runs.run(arguments) if command == "runs" else env.run(arguments)
+    commands = {"compare": compare, "runs": runs, "env": env}
+    return commands[command].run(arguments)

@@ -11,8 +11,9 @@ MASK = "***"
 _USERINFO = re.compile(r"""(?<=://)(?:[^/?#\s]*@|[^/?#\s:@]+:[^\s"']*@)""")
 """What stands before a URI's host; a password may hold what ends a host elsewhere: `/`, `?`, `#`, `@`."""
 _QUERY = re.compile(
-    r"(?i)([?&;][^=&;#\s]*(?:passw|passphrase|pwd|token|secret|sig|key|credential|auth)[^=&;#\s]*=)[^&#\s]+"
+    r"(?i)([?&;](?!orderByKey=)[^=&;#\s]*(?:passw|passphrase|pwd|token|secret|sig|key|credential|auth)[^=&;#\s]*=)[^&#\s]+"
 )
+"""What a query says of a secret; MLflow's pages name by `orderByKey` what they sort by."""
 _SHORTEST_SECRET = 8
 _SECRET_WORDS = {"password", "passwd", "secret", "secrets", "apikey", "credential", "credentials"}
 _SECRET_PAIRS = {("api", "key"), ("access", "key"), ("private", "key")}

@@ -128,6 +128,25 @@ COMMANDS: Mapping[str, Topic] = {
             'llmtune generate run=latest --prompt "In a land where" --temperature 1.0 --num-samples 3',
         ),
     ),
+    "compare": Topic(
+        summary="which method is good enough, and what it costs: a sweep's runs with error bars",
+        usage="[run=SWEEP | runs=[A,B,...]] [KEY=VALUE ...]",
+        text=(
+            "Compares the runs of a sweep, or any others, from their records: losses with 95 % intervals over seeds "
+            "and examples, how much of full fine-tuning's gain each method reaches, costs, and a verdict. Every sweep "
+            "ends with it; without run= it takes the newest sweep. Runs that can't be compared fairly are shown and not "
+            "ranked, and the exit status is 1 then."
+        ),
+        reads="each test example's loss and the records of the runs; a sweep's folder or MLflow run, `latest`, runs",
+        writes="comparison.html, .md and .json in the sweep's folder; its MLflow run",
+        groups=("compare",),
+        keys=("runs_dir", "tracking.uri"),
+        examples=(
+            "llmtune compare",
+            "llmtune compare run=latest compare.margin=0.1 compare.price_per_hour=2.5",
+            "llmtune compare runs=[runs/A,runs/B]",
+        ),
+    ),
     "runs": Topic(
         summary="list the runs: status, method, loss, time, place; follow a live one",
         usage="[KEY=VALUE ...] [OPTION ...]",

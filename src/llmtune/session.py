@@ -4,6 +4,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from llmtune.arguments import STAGES, Arguments
 from llmtune.config.compose import Composition, compose
@@ -13,6 +14,9 @@ from llmtune.continuation import NEEDS_TRAINING, check_changes, folder_to_go_on_
 from llmtune.errors import ConfigError
 from llmtune.runs.layout import RunFolder
 from llmtune.starting_point import StartingPoint, starting_point
+
+_OF_THE_SWEEP = ("run", "runs_dir", "tracking.uri", "tracking.ui_port")
+"""What may be typed where a sweep is gone on with, besides `sweep.*` and `compare.*`."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ def perform(arguments: Arguments) -> Outcome:
     Raises:
         LlmtuneError: what a user can mend, or what made a stage fail.
     """
+    if arguments.multirun and arguments.run is not None and not arguments.hydra_only:
+        return Outcome(_go_on_with_sweep(arguments, arguments.run))
     start = starting_point(arguments)
     options, show_only = _without_own(arguments)
     composed = compose(_composition(arguments, start, options), _Jobs(arguments, show_only))
@@ -86,19 +92,55 @@ class _Jobs:
             raise ConfigError("-m: a sweep runs stages on new runs; leave out the command or run=.")
         if any(config.resume_allow for config in configs):
             raise ConfigError(NEEDS_TRAINING)
+        first = [configs.index(config) for config in configs]
+        once = sorted(set(first))
+        if len(once) < len(configs):
+            print(f"llmtune: {_equal(len(configs) - len(once))}", file=sys.stderr)
         if self._show_only:
-            print(f"llmtune: the first of {len(configs)} jobs", file=sys.stderr)
+            print(f"llmtune: the first of {len(once)} jobs", file=sys.stderr)
             print(config_text(configs[0]), end="")
             return [0] * len(configs)
         from llmtune.sweep.jobs import run_sweep_of
 
-        first = [configs.index(config) for config in configs]
-        once = sorted(set(first))
-        if len(once) < len(configs):
-            print(f"llmtune: {len(configs) - len(once)} jobs are equal to others and aren't run again", file=sys.stderr)
         chosen, typed = [configs[at] for at in once], [overrides[at] for at in once]
         statuses = dict(zip(once, run_sweep_of(chosen, typed, arguments.stages or list(STAGES)), strict=True))
         return [statuses[at] for at in first]
+
+
+def _equal(count: int) -> str:
+    alike = "1 job is equal to another and isn't" if count == 1 else f"{count} jobs are equal to others and aren't"
+    return f"{alike} run again"
+
+
+def _go_on_with_sweep(arguments: Arguments, reference: str) -> int:
+    """Run what is left of the sweep that `run=` names; the exit status."""
+    from llmtune.runs.lookup import find_sweep
+    from llmtune.sweep.going_on import config_of_sweep, finish_sweep
+
+    folder = find_sweep(reference, Path(arguments.typed.get("runs_dir", "runs")))
+    _check_sweep_stays(arguments)
+    composed = compose(Composition(overrides=arguments.overrides, saved=config_of_sweep(folder)))
+    assert isinstance(composed, RunConfig)
+    if _without_own(arguments)[1]:
+        print(config_text(composed), end="")
+        return 0
+    return finish_sweep(folder, composed, arguments.typed.get("tracking.uri"))
+
+
+def _check_sweep_stays(arguments: Arguments) -> None:
+    """Refuse what would make the jobs that are left differ from those that are done."""
+    if arguments.command:
+        raise ConfigError(f"-m: a sweep runs stages; leave out {arguments.command}.")
+    words = [word for word in arguments.words if word.lstrip("+").partition("=")[0] not in _OF_THE_SWEEP]
+    words = [word for word in words if not word.lstrip("+").startswith(("sweep.", "compare."))]
+    options = [option for option in ("--config-name", "--config-dir") if arguments.option(option) is not None]
+    problems = [
+        f"{word}: a sweep goes on as it began; leave it out (sweep.*, compare.*, tracking.uri and tracking.ui_port "
+        "may change), or start a new one without run=."
+        for word in (*words, *options)
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _run_command(command: str, config: RunConfig, start: StartingPoint) -> int:

@@ -12,10 +12,12 @@ from llmtune.errors import LlmtuneError, as_llmtune_error, leave_message, report
 from llmtune.launch import launch
 from llmtune.runs.layout import RunFolder
 from llmtune.signals import INTERRUPTED
+from llmtune.sweep.lifeline import end_with_the_sweep
 
 
 def main() -> int:
     """Run the stages that the arguments name and return the exit status."""
+    end_with_the_sweep()
     folder, stages = RunFolder(Path(sys.argv[1])), sys.argv[2:]
     try:
         return launch(folder, load_config(folder.config_file), stages)

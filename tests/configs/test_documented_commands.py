@@ -12,6 +12,7 @@ import yaml
 
 from llmtune.arguments import PLAIN_COMMANDS, parse
 from llmtune.cli import run
+from llmtune.commands import compare
 from llmtune.commands.env import parse_places
 from llmtune.commands.run_request import parse_request
 from llmtune.config.compose import Composition, compose
@@ -123,8 +124,8 @@ def test_the_commands_are_found() -> None:
 def test_a_documented_command_composes(documented, place, capsys) -> None:
     words = place.filled(documented.words)
     if words and words[0] in PLAIN_COMMANDS:
-        parsed = parse_request(words[1:]) if words[0] == "runs" else parse_places(words[1:])
-        assert parsed is not None
+        parse_plain = {"compare": compare.parse_request, "runs": parse_request, "env": parse_places}
+        assert parse_plain[words[0]](words[1:]) is not None
         return
     if "--help" in words or "--cfg" in words:
         assert run(words) == 0

@@ -2,14 +2,22 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from mlflow import MlflowClient
+
+from llmtune.cli import run
+from llmtune.runs.layout import RunFolder
+from llmtune.runs.metrics_log import MetricsLog
+from llmtune.runs.status import RunStatusFile
 
 from .conftest import ASSETS, SHORT
 
@@ -61,32 +69,144 @@ def test_a_job_that_fails_does_not_stop_the_others(workplace, capfd) -> None:
     assert "broken.jsonl" in capfd.readouterr().err
 
 
-def test_a_job_that_is_killed_does_not_stop_the_others(workplace) -> None:
-    words = [*SHORT, f"model={ASSETS / 'tiny_llama'}", f"data.path={ASSETS / 'examples.jsonl'}", "train", *QUICK]
-    words += [f"cache_dir={workplace.folder / 'cache'}", "-m", "train.num_epochs=300,1"]
-    sweep = subprocess.Popen([sys.executable, "-m", "llmtune", *words], stdout=subprocess.DEVNULL)
-    os.kill(_training_process(workplace.folder / "runs"), signal.SIGKILL)
+def test_a_job_and_a_sweep_that_are_killed_are_finished_as_if_they_had_not_been(workplace) -> None:
+    """A killed job doesn't stop the others; a killed sweep's job ends; what is left is run, to the same bits."""
+    runs = workplace.folder / "runs"
+    sweep = _start(*_words(workplace, "train.num_epochs=8"), "-m", "train", "seed=1,2")
+    first = _job_that_trains(runs)
+    os.kill(_process_of(first), signal.SIGKILL)
     assert sweep.wait(timeout=120) == 1
     _, parent, children = _parent_and_children(workplace.folder)
     assert parent.info.status == "FAILED"
-    assert {run.data.params["train.num_epochs"]: run.info.status for run in children} == {
-        "300": "KILLED",
-        "1": "FINISHED",
-    }
+    ends = {run.data.params["seed"]: run.info.status for run in children}
+    assert ends == {"1": "KILLED", "2": "FINISHED"}
+
+    second = next(path for path in runs.glob("*-lora-*") if path != first)
+    finished = (second / "log.txt").read_bytes()
+    sweep = _start("-m", "run=latest")
+    _wait_for(lambda: RunStatusFile(first / "status.json").read().status == "RUNNING")
+    _wait_for(lambda: "training: lora" in (first / "log.txt").read_text().rpartition("going on from")[2])
+    job = psutil.Process(_process_of(first))
+    sweep.kill()
+    sweep.wait()
+    _wait_for(lambda: _is_gone(job))
+    assert RunStatusFile(first / "status.json").read().status == "KILLED"
+
+    assert run(["-m", "run=latest"]) == 0
+    client, parent, children = _parent_and_children(workplace.folder)
+    assert [run.info.status for run in (parent, *children)] == ["FINISHED"] * 3
+    assert {run.info.run_name for run in children} == {f"seed=1 {first.name[-4:]}", f"seed=2 {second.name[-4:]}"}
+    assert {run.data.tags["sweep.seed"] for run in children} == {"1", "2"}
+    assert (second / "log.txt").read_bytes() == finished
+    assert _losses(client, children, seed=1) == _straight(workplace, seed=1, num_epochs=8)
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_at_several_moments_ends_as_if_it_had_not_been(workplace) -> None:
+    draw, runs = random.Random(1), workplace.folder / "runs"
+    sweep = _start(*_words(workplace, "train.num_epochs=30"), "-m", "train", "seed=1,2")
+    _wait_for(lambda: any(runs.glob("*-sweep-*/sweep.json")))
+    num_kills = 0
+    while num_kills < 6:
+        time.sleep(draw.uniform(0, 12))
+        if sweep.poll() is not None:
+            break
+        jobs = psutil.Process(sweep.pid).children()
+        sweep.kill()
+        sweep.wait()
+        for job in jobs if num_kills % 2 else []:
+            job.kill()
+        _wait_for(lambda jobs=jobs: all(map(_is_gone, jobs)))
+        num_kills += 1
+        sweep = _start("-m", "run=latest")
+    assert num_kills >= 3
+    assert sweep.wait(timeout=240) == 0
+    client, parent, children = _parent_and_children(workplace.folder)
+    assert [run.info.status for run in (parent, *children)] == ["FINISHED"] * 3
+    for seed in (1, 2):
+        assert _losses(client, children, seed) == _straight(workplace, seed, num_epochs=30)
 
 
 def test_a_sweep_of_wrong_values_starts_nothing(workplace, capsys) -> None:
-    assert workplace.train("-m", "method=lora,full", "method.rank=4,8") == 2
-    assert "method.rank: method=full has no such key" in capsys.readouterr().err
+    assert workplace.train("-m", "method=lora,full", "method.rank=0,8") == 2
+    assert "method.rank=0: should be greater than or equal to 1" in capsys.readouterr().err
     assert not (workplace.folder / "runs").exists()
 
 
-def _training_process(runs: Path) -> int:
-    """The process of the first job, once it has trained a step."""
+def test_an_axis_is_left_out_where_it_does_nothing_and_equal_jobs_are_one(workplace, capsys) -> None:
+    assert workplace.train("-m", "method=lora,full", "method.rank=4,8", "--cfg", "job") == 0
+    shown = capsys.readouterr()
+    assert "rank: 4" in shown.out
+    assert "method.rank is left out for method=full, which has no such key" in shown.err
+    assert "1 job is equal to another and isn't run again" in shown.err
+    assert "llmtune: the first of 3 jobs" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["seed=3", "train"], "seed=3: a sweep goes on as it began; leave it out"),
+        (["generate"], "-m: a sweep runs stages; leave out generate"),
+    ],
+)
+def test_what_a_sweep_cannot_go_on_with_is_refused(workplace, capsys, words, message) -> None:
+    sweep = workplace.folder / "runs" / "20260101-000000-sweep-abcd"
+    sweep.mkdir(parents=True)
+    (sweep / "sweep.json").write_text("{}")
+    assert run(["-m", "run=latest", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def _words(workplace, *more: str) -> list[str]:
+    """Words of a short training that is saved often."""
+    words = [*SHORT, f"model={ASSETS / 'tiny_llama'}", f"data.path={ASSETS / 'examples.jsonl'}", *QUICK]
+    return [*words, f"cache_dir={workplace.folder / 'cache'}", "train.checkpoint_every_steps=4", *more]
+
+
+def _start(*words: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", "llmtune", *words], stdout=subprocess.DEVNULL)
+
+
+def _losses(client: MlflowClient, children, seed: int) -> list[tuple[int, float]]:
+    """The training losses of the job with that seed; those that MLflow has are among them, each once."""
+    (child,) = [run for run in children if run.data.params["seed"] == str(seed)]
+    losses = MetricsLog(RunFolder(Path(child.data.tags["run_folder"])).metrics_file).losses("train/loss")
+    of_mlflow = [(one.step, one.value) for one in client.get_metric_history(child.info.run_id, "train/loss")]
+    assert len(of_mlflow) == len(set(of_mlflow)) >= len(losses) // 10
+    assert set(of_mlflow) <= set(losses)
+    return losses
+
+
+def _straight(workplace, seed: int, num_epochs: int) -> list[tuple[int, float]]:
+    """The losses of the same training by itself, in one go."""
+    place = f"runs_dir=straight-{seed}"
+    words = _words(workplace, f"train.num_epochs={num_epochs}", f"seed={seed}", place, "tracking.backend=none")
+    assert run([*words, "train"]) == 0
+    (folder,) = (workplace.folder / f"straight-{seed}").iterdir()
+    losses = MetricsLog(folder / "metrics.jsonl").losses("train/loss")
+    assert len(losses) == 8 * num_epochs
+    return losses
+
+
+def _job_that_trains(runs: Path) -> Path:
+    """The folder of the first job, once it has trained a step."""
+    _wait_for(lambda: any(file.stat().st_size for file in runs.glob("*/metrics.jsonl")))
+    return next(file.parent for file in runs.glob("*/metrics.jsonl") if file.stat().st_size)
+
+
+def _process_of(job: Path) -> int:
+    return json.loads((job / "status.json").read_text())["pid"]
+
+
+def _is_gone(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _wait_for(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        for metrics in runs.glob("*/metrics.jsonl"):
-            if metrics.stat().st_size:
-                return json.loads((metrics.parent / "status.json").read_text())["pid"]
+    while not condition():
+        assert time.monotonic() < deadline
         time.sleep(0.02)
-    raise AssertionError("no job began to train")

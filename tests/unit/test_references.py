@@ -131,7 +131,7 @@ def test_a_sweep_lists_its_runs(places) -> None:
     (job / "config.yaml").write_text("seed: 1\n")
     for folder in (sweep, job):
         RunStatusFile(folder / "status.json").start()
-    with pytest.raises(RunError, match=f"is a sweep; name one of its runs: {job}$"):
+    with pytest.raises(RunError, match=f"is a sweep; finish it with -m run={sweep}, or name one of its runs: {job}$"):
         resolve(str(sweep), places)
 
 

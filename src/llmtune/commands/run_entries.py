@@ -15,7 +15,7 @@ from llmtune.config.saved import load_plain
 from llmtune.config.validate import flatten
 from llmtune.errors import RunError
 from llmtune.runs.layout import RunFolder
-from llmtune.runs.lookup import is_sweep_folder
+from llmtune.runs.lookup import is_sweep_folder, runs_of_sweep
 from llmtune.runs.status import PROCESS_GONE, RunRecord, RunStatusFile, last_sign_of_life
 
 LossKind = Literal["test", "validation", "train"]
@@ -198,15 +198,9 @@ def _sweep_above(path: Path) -> str | None:
 
 
 def _sweep_by_folder(runs_dir: Path) -> dict[str, str]:
-    """Run folder's name to sweep's name, from the sweeps' summaries; what can't be read is left out."""
-    found: dict[str, str] = {}
-    for file in runs_dir.glob("*-sweep-*/summary.json"):
-        try:
-            jobs = json.loads(file.read_text(encoding="utf-8"))
-            found |= {Path(job["folder"]).name: file.parent.name for job in jobs}
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return found
+    """Run folder's name to sweep's name, from the sweeps' files; what can't be read is left out."""
+    sweeps = [path for path in runs_dir.glob("*-sweep-*") if is_sweep_folder(path)]
+    return {run.name: sweep.name for sweep in sweeps for run in runs_of_sweep(sweep)}
 
 
 def _last_losses(path: Path) -> Mapping[str, float]:

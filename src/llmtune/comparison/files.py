@@ -24,6 +24,11 @@ class ComparisonFiles:
     markdown: Path
     page: Path
 
+    @property
+    def all(self) -> tuple[Path, ...]:
+        """Every one of them."""
+        return self.json, self.markdown, self.page
+
 
 def write_files(comparison: Comparison, folder: Path) -> ComparisonFiles:
     """Write a comparison's three files; a reader finds each whole, the old one or the new.

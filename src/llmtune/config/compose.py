@@ -16,6 +16,7 @@ from yaml import MarkedYAMLError, YAMLError
 from llmtune.config.guard import check_holds_no_secret, guarded
 from llmtune.config.resources import group_options, resource_dir
 from llmtune.config.run import RunConfig
+from llmtune.config.sweep_axes import left_out, take_out_lacking, without
 from llmtune.config.validate import nearest, to_run_config, unreadable
 from llmtune.errors import ConfigError
 
@@ -61,6 +62,8 @@ class _Capture:
 
     def run_jobs(self, configs: list[DictConfig], overrides: list[list[str]]) -> list[int]:
         assert self.run_jobs_with is not None
+        taken = take_out_lacking(configs)
+        overrides = [without(typed, keys) for typed, keys in zip(overrides, taken, strict=True)]
         problems: list[str] = []
         checked: list[RunConfig] = []
         for config, typed in zip(configs, overrides, strict=True):
@@ -70,6 +73,8 @@ class _Capture:
                 problems += [f"{problem} (job {' '.join(typed)})" for problem in error.problems]
         if problems:
             raise ConfigError(problems)
+        for sentence in left_out(configs, taken):
+            print(f"llmtune: {sentence}", file=sys.stderr)
         statuses = self.run_jobs_with(checked, overrides)
         self.statuses += statuses
         return statuses

@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from llmtune.config.sweep_axes import take_as_typed
 from llmtune.credentials import secret_in
 from llmtune.errors import ConfigError
 
@@ -37,6 +38,7 @@ def guarded() -> Iterator[None]:
             except KeyError as error:  # Hydra copies what it is told to before it can be looked at
                 raise ConfigError(f"hydra.job.env_copy: names {error.args[0]}, which isn't set; take it out.") from None
             _check(config)
+            take_as_typed(config)
             return config
 
     internal.ConfigLoaderImpl = Guarded

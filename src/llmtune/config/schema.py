@@ -11,7 +11,9 @@ from llmtune.config.resources import group_options, option_content
 from llmtune.config.run import RunConfig
 from llmtune.config.words import choices_of, type_in_words, value_in_words
 
-_DISCRIMINATORS = ("name", "source")
+SHAPED = {"method": "name", "data": "source"}
+"""Groups whose options have different keys, each with the key that says which."""
+_DISCRIMINATORS = tuple(SHAPED.values())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,10 +13,9 @@ from yaml import MarkedYAMLError, YAMLError
 from llmtune.config.checks import check_combinations
 from llmtune.config.data import SourceConfig
 from llmtune.config.run import RUN_CONFIG, RunConfig
-from llmtune.config.schema import groups, keys, known_names
+from llmtune.config.schema import SHAPED, groups, keys, known_names
 from llmtune.errors import ConfigError
 
-_SHAPED = {"method": "name", "data": "source"}
 _NOT_TYPED = ", 'none'"
 """The method of a model that is taken as it is: `run=` sets it, nobody types it."""
 
@@ -76,7 +75,7 @@ def unreadable(file: str, error: YAMLError | UnicodeDecodeError) -> str:
 def _sentence(detail: ErrorDetails, content: Mapping[str, Any]) -> str:
     location = [str(part) for part in detail["loc"]]
     section, shape = location[0], None
-    if section in _SHAPED and len(location) > 1:
+    if section in SHAPED and len(location) > 1:
         shape = location.pop(1)
     if location[:2] == ["data", "sources"]:
         return _sources_sentence(detail, location[2:])
@@ -86,8 +85,8 @@ def _sentence(detail: ErrorDetails, content: Mapping[str, Any]) -> str:
         return _unknown(key, shape)
     if detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
         allowed = detail.get("ctx", {}).get("expected_tags", "").replace(_NOT_TYPED, "")
-        found = value.get(_SHAPED[section]) if isinstance(value, dict) else value
-        return f"{key}.{_SHAPED[section]}={found}: must be one of {allowed}."
+        found = value.get(SHAPED[section]) if isinstance(value, dict) else value
+        return f"{key}.{SHAPED[section]}={found}: must be one of {allowed}."
     if detail["type"] == "missing":
         return f"{key}: is missing; set it."
     if section in content and isinstance(content[section], Mapping) and len(location) > 1:

@@ -6,6 +6,8 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+CORES_VARIABLE = "LLMTUNE_NUM_CORES"
+"""Environment variable that gives a sweep's job its share of the machine's CPU cores."""
 _PACKAGES = ("llmtune", "torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers", "safetensors")
 _MORE_PACKAGES = ("hydra-core", "omegaconf", "mlflow", "datasets", "numpy", "sympy", "networkx")
 
@@ -22,8 +24,9 @@ def describe_environment() -> dict[str, Any]:
 
 
 def usable_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """CPU cores that this process may use; its share, where a sweep runs jobs side by side."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, int(os.environ.get(CORES_VARIABLE, cores)))
 
 
 def git_commit() -> str | None:

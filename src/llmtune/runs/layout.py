@@ -36,6 +36,21 @@ class RunFolder:
         return self.path / "log.txt"
 
     @property
+    def output_file(self) -> Path:
+        """What a sweep's job wrote to its terminal, where it ran beside others."""
+        return self.path / "output.txt"
+
+    @property
+    def sweep_file(self) -> Path:
+        """A sweep's stages and jobs, JSON."""
+        return self.path / "sweep.json"
+
+    @property
+    def summary_file(self) -> Path:
+        """What became of a sweep's jobs, JSON."""
+        return self.path / "summary.json"
+
+    @property
     def metrics_file(self) -> Path:
         """Every metric by step, one JSON object a line."""
         return self.path / "metrics.jsonl"
@@ -64,7 +79,7 @@ class RunFolder:
         return self.best_checkpoint if select == "best" and self.best_checkpoint.exists() else self.final_checkpoint
 
     def predictions_file(self, model: str) -> Path:
-        """Each test example's loss under `model` ("base" or "tuned"), Parquet."""
+        """Each test example's loss under `model` ("base" or "tuned"; on general text "general_base"), Parquet."""
         return self.path / "predictions" / f"{model}.parquet"
 
     @property

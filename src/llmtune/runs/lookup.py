@@ -1,5 +1,6 @@
 """Run folders: making new ones, and finding one by what a person types."""
 
+import json
 import re
 import secrets
 from collections.abc import Iterator
@@ -51,9 +52,69 @@ def new_sweep_folder(runs_dir: Path, now: datetime) -> RunFolder:
     return RunFolder(_make_folder(runs_dir, "sweep", now))
 
 
+def new_comparison_folder(runs_dir: Path, now: datetime) -> RunFolder:
+    """Make the folder of a comparison of runs that no one sweep made, `<YYYYmmdd-HHMMSS>-comparison-<4 hex>`."""
+    return RunFolder(_make_folder(runs_dir, "comparison", now))
+
+
 def is_sweep_folder(path: Path) -> bool:
     """Whether the folder's name is that of a sweep."""
     return _SWEEP_NAME.fullmatch(path.name) is not None
+
+
+def runs_of_sweep(folder: Path) -> list[Path]:
+    """The run folders of a sweep's jobs, in order, as its files name them; empty where none can be read."""
+    sweep = RunFolder(folder)
+    for file, at in ((sweep.sweep_file, "jobs"), (sweep.summary_file, None)):
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            return [Path(job["folder"]) for job in (content[at] if at else content)]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return []
+
+
+def find_sweep(reference: str, runs_dir: Path) -> RunFolder:
+    """The sweep that a reference means.
+
+    Args:
+        reference: a sweep's folder, its name in `runs_dir`, its MLflow run id, or `latest`.
+        runs_dir: folder of the runs and sweeps.
+
+    Raises:
+        RunError: nothing of that kind is there, or it is a run.
+    """
+    sweeps = _list_sweeps(runs_dir)
+    if reference == "latest" and sweeps:
+        return sweeps[0]
+    if MLFLOW_RUN_ID.fullmatch(reference):
+        for sweep in sweeps:
+            record = RunStatusFile(sweep.status_file).read()
+            if record is not None and record.mlflow_run_id == reference:
+                return sweep
+    for path in places_of(reference, runs_dir):
+        if is_sweep_folder(path) and path.is_dir():
+            return RunFolder(path)
+        if is_run_folder(path):
+            raise RunError(
+                f"run={reference} is a run, not a sweep; to go on with it, leave out -m: train run={reference}"
+            )
+    newest = ", ".join(str(sweep.path) for sweep in sweeps[:_RUNS_LISTED])
+    raise RunError(
+        f"run={reference}: no sweep is there; "
+        + (
+            f"the newest sweeps: {newest}"
+            if newest
+            else f"there is no sweep in {runs_dir}; start one, or set runs_dir="
+        )
+    )
+
+
+def _list_sweeps(runs_dir: Path) -> list[RunFolder]:
+    """The sweeps in `runs_dir` that began, newest first."""
+    found = [RunFolder(path.absolute()) for path in runs_dir.glob("*-sweep-*") if is_sweep_folder(path)]
+    begun = [sweep for sweep in found if sweep.sweep_file.exists() or sweep.status_file.exists()]
+    return sorted(begun, key=lambda sweep: (sweep.path.name[:15], sweep.path.stat().st_ctime_ns), reverse=True)
 
 
 def list_runs(runs_dir: Path) -> list[ListedRun]:
@@ -93,8 +154,11 @@ def find_run(reference: str, runs_dir: Path) -> RunFolder:
         raise _unknown(reference, runs_dir, "no run folder belongs to this MLflow run")
     for path in places_of(reference, runs_dir):
         if is_run_folder(path) and is_sweep_folder(path):
-            jobs = ", ".join(str(job.folder.path) for job in list_runs(path))
-            raise RunError(f"run={reference} is a sweep; name one of its runs: {jobs or 'there is none yet'}")
+            jobs = ", ".join(map(str, runs_of_sweep(path) or [job.folder.path for job in list_runs(path)]))
+            raise RunError(
+                f"run={reference} is a sweep; finish it with -m run={reference}, or name one of its runs: "
+                f"{jobs or 'there is none yet'}"
+            )
         if is_run_folder(path):
             return RunFolder(path)
     raise _unknown(reference, runs_dir, "no run folder is there")

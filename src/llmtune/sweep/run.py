@@ -1,60 +1,65 @@
-"""A sweep: its jobs one after another, each a process of its own, and a summary."""
+"""A sweep: its jobs, each a process of its own, a summary, and a comparison."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from llmtune.logs import fail, print_table, say
-from llmtune.signals import terminable
+from llmtune.comparison.files import ComparisonFiles
+from llmtune.comparison.markdown import description
+from llmtune.comparison.outcome import Comparison
+from llmtune.comparison.tables import show_comparison
+from llmtune.logs import fail, logger, print_table, say
+from llmtune.runs.status import at_work
+from llmtune.signals import asked_to_stop, end_as, finishing, terminable
+from llmtune.sweep.comparing import compare_jobs
 from llmtune.sweep.job import JobOutcome, SweepJob, SweepSettings
 from llmtune.sweep.parent import SweepRecord
-from llmtune.sweep.process import run_job
+from llmtune.sweep.schedule import Schedule
 from llmtune.sweep.summary import COLUMNS, summarise, table_rows
 
 
-def run_sweep(jobs: Sequence[SweepJob], settings: SweepSettings) -> int:
+def run_sweep(jobs: Sequence[SweepJob], settings: SweepSettings, outcomes: Sequence[JobOutcome] = ()) -> int:
     """Run every job, whatever becomes of the others, and say what came out.
 
     Args:
         jobs: the jobs, in order.
         settings: how they are run and recorded.
+        outcomes: what became of jobs that aren't to be run.
 
     Returns:
         The exit status: 0 if every job finished, else 1.
 
     Raises:
-        KeyboardInterrupt: the sweep was interrupted; the job that ran was stopped, all is recorded.
+        KeyboardInterrupt: the sweep was interrupted; the jobs that ran were stopped, all is recorded.
+        RunError: another process is at work on the sweep.
     """
-    record = SweepRecord(settings, jobs)
-    outcomes: list[JobOutcome] = []
-    try:
-        with terminable():
-            interrupted = _run_jobs(jobs, settings, record.run_id, outcomes)
-    except (KeyboardInterrupt, SystemExit):
-        interrupted = True
-    except BaseException as error:
-        record.close("FAILED", f"{type(error).__name__}: {error}")
-        raise
-    outcomes += [JobOutcome(job=job, status=None) for job in jobs[len(outcomes) :]]
-    return _finish(record, outcomes, interrupted=interrupted)
+    with terminable(), at_work(settings.folder):
+        with _whole():
+            record = SweepRecord(settings, jobs)
+        try:
+            schedule = Schedule(jobs, outcomes, settings, record.run_id)
+            interrupted = schedule.run()
+        except BaseException as error:
+            record.close("FAILED", f"{type(error).__name__}: {error}")
+            raise
+        with _whole():
+            return _finish(record, schedule.outcomes, settings, interrupted=interrupted)
 
 
-def _run_jobs(
-    jobs: Sequence[SweepJob], settings: SweepSettings, parent_run_id: str | None, outcomes: list[JobOutcome]
-) -> bool:
-    """Run the jobs and add what becomes of each to `outcomes`; whether the sweep was interrupted meanwhile."""
-    for number, job in enumerate(jobs, 1):
-        say(f"job {number} of {len(jobs)}: {job.name} ({job.folder.path})")
-        outcome, interrupted = run_job(job, settings, parent_run_id)
-        outcomes.append(outcome)
-        _say_outcome(outcome)
-        if interrupted:
-            return True
-    return False
+@contextmanager
+def _whole() -> Iterator[None]:
+    """Within it a signal is noted, and raised at the end; a second one ends it at once."""
+    with finishing():
+        yield
+        number = asked_to_stop()
+    if number is not None:
+        end_as(number)
 
 
-def _finish(record: SweepRecord, outcomes: Sequence[JobOutcome], *, interrupted: bool) -> int:
+def _finish(record: SweepRecord, outcomes: Sequence[JobOutcome], settings: SweepSettings, *, interrupted: bool) -> int:
     failed = [outcome for outcome in outcomes if outcome.status != "FINISHED"]
     entries = summarise(outcomes)
     record.write_summary(entries)
+    compared = None if interrupted else _compared(record, outcomes, settings)
     if interrupted:
         record.close("KILLED", "interrupted")
     elif failed:
@@ -62,16 +67,36 @@ def _finish(record: SweepRecord, outcomes: Sequence[JobOutcome], *, interrupted:
     else:
         record.close("FINISHED")
     print_table("sweep", COLUMNS, table_rows(entries))
+    if compared is not None:
+        show_comparison(compared[0])
+        say(f"the comparison: {compared[1].page}")
     for outcome in failed:
         if outcome.status is not None:
             fail(f"{outcome.job.name} {outcome.status}: {outcome.error} (log: {outcome.job.folder.log_file})")
     say(f"summary: {record.summary_file}")
     record.say_links([outcome.mlflow_run_id for outcome in outcomes if outcome.mlflow_run_id])
+    if failed:
+        say(f"to finish it: python -m llmtune -m run={record.folder.path}")
     if interrupted:
         raise KeyboardInterrupt
     return 1 if failed else 0
 
 
-def _say_outcome(outcome: JobOutcome) -> None:
-    reason = f": {outcome.error}" if outcome.error else ""
-    say(f"job {outcome.job.name}: {outcome.status}{reason}, {outcome.seconds:.0f} s")
+def _compared(
+    record: SweepRecord, outcomes: Sequence[JobOutcome], settings: SweepSettings
+) -> tuple[Comparison, ComparisonFiles] | None:
+    """The comparison, recorded; None where there is nothing to compare, or it can't be made: the runs stand anyway."""
+    try:
+        compared = compare_jobs(outcomes, settings)
+    except Exception as error:
+        logger.exception("the comparison can't be made")
+        fail(
+            f"the comparison can't be made ({type(error).__name__}: {error}); the runs are whole. Try: "
+            f"python -m llmtune compare run={settings.folder.path}"
+        )
+        return None
+    if compared is not None:
+        record.set_description(description(compared[0]))
+        for file in compared[1].all:
+            record.log_artifact(file)
+    return compared

@@ -1,4 +1,4 @@
-"""The table that a sweep ends with, read from the records of its runs."""
+"""What became of a sweep's jobs, read from the records of its runs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,10 +7,7 @@ from llmtune.errors import RunError
 from llmtune.runs.manifest import Manifest
 from llmtune.sweep.job import JobOutcome
 
-COLUMNS = (
-    *("job", "status", "test loss", "perplexity", "trainable parameters"),
-    *("peak memory (GiB)", "tokens/s per device", "seconds"),
-)
+COLUMNS = ("job", "status", "test loss", "seconds")
 _MISSING = "-"
 
 
@@ -24,16 +21,15 @@ def summarise(outcomes: Sequence[JobOutcome]) -> list[dict[str, Any]]:
 
 
 def table_rows(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """The table's rows; the first is the base model where a run measured it.
+    """The table's rows; what the runs are worth beside each other is the comparison's to say.
 
     Args:
         entries: what `summarise` returned.
     """
-    rows = [_row(entry) for entry in entries]
-    base = next((entry for entry in entries if entry["base_loss"] is not None), None)
-    if base is None:
-        return rows
-    return [_row({"job": "base model", "loss": base["base_loss"], "perplexity": base["base_perplexity"]}), *rows]
+    return [
+        (str(entry["job"]), entry["status"], _number(entry["loss"], ".4f"), _number(entry["seconds"], ",.0f"))
+        for entry in entries
+    ]
 
 
 def markdown(entries: Sequence[Mapping[str, Any]]) -> str:
@@ -77,19 +73,6 @@ def _results(outcome: JobOutcome) -> tuple[dict[str, Any], dict[str, Any]]:
         return manifest.stage("train"), manifest.stage("evaluate")
     except (RunError, KeyError, TypeError):
         return {}, {}
-
-
-def _row(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    return (
-        str(entry["job"]),
-        entry.get("status", _MISSING),
-        _number(entry.get("loss"), ".4f"),
-        _number(entry.get("perplexity"), ".3f"),
-        _number(entry.get("num_trainable"), ",.0f"),
-        _number(entry.get("peak_memory_gib"), ".2f"),
-        _number(entry.get("tokens_per_second_per_device"), ",.0f"),
-        _number(entry.get("seconds"), ",.0f"),
-    )
 
 
 def _number(value: Any, form: str) -> str:

@@ -21,12 +21,23 @@ from llmtune.tracking.sending import RunSender, first_line
 from llmtune.tracking.system_metrics import SystemMetrics
 from llmtune.tracking.tracker import RunStatus
 
-__all__ = ["PARENT_RUN_VARIABLE", "SWEEP_VARIABLE", "MlflowTracker", "TrackedRun"]
+__all__ = [
+    "DESCRIPTION_TAG",
+    "PARENT_RUN_VARIABLE",
+    "SWEEP_JOB_VARIABLE",
+    "SWEEP_VARIABLE",
+    "MlflowTracker",
+    "TrackedRun",
+]
 
 SWEEP_VARIABLE = "LLMTUNE_SWEEP"
 """Environment variable that gives a sweep's job the name of the sweep."""
 PARENT_RUN_VARIABLE = "LLMTUNE_PARENT_RUN_ID"
 """Environment variable that gives a sweep's job the MLflow run of the sweep, where it is known."""
+SWEEP_JOB_VARIABLE = "LLMTUNE_SWEEP_JOB"
+"""Environment variable that gives a sweep's job the `name` and the `tags` of its MLflow run, as JSON."""
+DESCRIPTION_TAG = "mlflow.note.content"
+"""Tag whose text MLflow shows as a run's description, in Markdown."""
 
 _LONGEST_PARAM = 500
 _LONGEST_TAG = 8000
@@ -60,7 +71,7 @@ class MlflowTracker:
         kept = KeptFile(run.kept_file) if run.kept_file is not None else None
         described, entries = read_kept(kept.path) if kept is not None else ({}, [])
         ids = {name: getattr(run, name) or described.get(name) for name in ("run_id", "sweep", "parent_run_id")}
-        self._run = replace(run, **ids)
+        self._run = replace(run, **ids, name=described.get("name") or run.name)
         self._sender = RunSender(uri, self._run, working_folder, was_away=bool(described))
         waiting = [entry for entry in entries if entry.kind != "end"]
         queue = EntryQueue(self._send, self._say_away, kept, waiting, describe=self._describe)

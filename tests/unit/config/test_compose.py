@@ -118,10 +118,74 @@ def test_a_sweep_passes_all_jobs_in_one_call() -> None:
     assert seen == [[("lora", 1), ("lora", 2), ("full", 1), ("full", 2)]]
 
 
+def swept(*overrides):
+    """For each job of a sweep its method, rank and overrides, but for the data's."""
+    jobs = []
+
+    def run_jobs(configs, typed):
+        jobs.extend(
+            (config.method.name, getattr(config.method, "rank", None), own[1:])
+            for config, own in zip(configs, typed, strict=True)
+        )
+        return [0] * len(configs)
+
+    compose(Composition(["--multirun"], ["data=embedded_code", *overrides]), run_jobs)
+    return jobs
+
+
 def test_a_sweep_with_a_wrong_job_starts_none() -> None:
-    composition = Composition(["--multirun"], ["data=embedded_code", "method=lora,full", "++method.rank=8"])
-    with pytest.raises(ConfigError, match=r"method.rank: method=full has no such key.*\(job .*method=full"):
+    composition = Composition(["--multirun"], ["data=embedded_code", "method=lora,full", "++seed=-1"])
+    with pytest.raises(ConfigError, match=r"seed=-1: should be greater.*\(job .*method=full"):
         compose(composition, lambda configs, overrides: pytest.fail("a job was started"))
+
+
+@pytest.mark.parametrize(
+    "words", [["method=lora,full", "++method.rank=4,8"], ["++method.rank=4,8", "method=lora,full"]]
+)
+def test_an_axis_is_left_out_for_a_method_that_lacks_it(words, capsys) -> None:
+    jobs = swept(*words)
+    assert sorted((method, rank) for method, rank, _ in jobs if rank) == [("lora", 4), ("lora", 8)]
+    assert [typed for method, _, typed in jobs if method == "full"] == [["method=full"]] * 2
+    said = "llmtune: method.rank is left out for method=full, which has no such key\n"
+    assert capsys.readouterr().err == said
+
+
+def test_so_is_a_constant_and_the_key_of_a_file(tmp_path, monkeypatch, capsys) -> None:
+    assert [rank for _, rank, _ in swept("method=lora,full", "++method.rank=4")] == [4, None]
+    assert [rank for _, rank, _ in swept("method=lora", "++method.rank=4")] == [4]
+    content = "# @package _global_\nmethod: {rank: 3}\nhydra: {sweeper: {params: {method: 'lora,full'}}}\n"
+    experiment(tmp_path, monkeypatch, content)
+    assert [rank for _, rank, _ in swept("experiment=mine")] == [3, None]
+    assert [rank for _, rank, _ in swept("experiment=mine", "++method.rank=4,8")] == [4, 8, None, None]
+    assert capsys.readouterr().err.count("method.rank is left out for method=full") == 3
+
+
+def test_the_axes_of_a_file_count_as_typed_ones_do(tmp_path, monkeypatch) -> None:
+    params = "{method: 'lora,full', method.rank: '4,8'}"
+    experiment(tmp_path, monkeypatch, f"# @package _global_\nhydra: {{sweeper: {{params: {params}}}}}\n")
+    assert [rank for _, rank, _ in swept("experiment=mine")] == [4, 8, None, None]
+    assert [rank for _, rank, _ in swept("experiment=mine", "++method.rank=5")] == [5, None]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["method=full", "++seed=1,2", "++method.rank=8"], "method.rank: method=full has no such key. It has: name"),
+        (["method=lora,full", "++method.rnak=4,8"], "method.rnak: there is no such key. Did you mean method.rank"),
+        (["method=lora,full", "++method.quant_type=nf4"], "method.quant_type: method=lora has no such key"),
+    ],
+)
+def test_a_key_that_no_job_has_is_refused(words, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        swept(*words)
+
+
+def test_keys_of_data_are_left_out_too(capsys) -> None:
+    sources = []
+    composition = Composition(["--multirun"], ["data=embedded_code,files", "++data.path=x.jsonl"])
+    compose(composition, lambda configs, _: sources.extend(config.data.source for config in configs) or [0, 0])
+    assert sources == ["embedded", "files"]
+    assert "data.path is left out for data=embedded, which has no such key" in capsys.readouterr().err
 
 
 def test_a_saved_config_reads_back_equal_and_takes_overrides(tmp_path) -> None:

@@ -1,15 +1,21 @@
 """What a job's end amounts to."""
 
+import json
+import os
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
 
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.status import RunStatusFile
+from llmtune.stages.base_evaluation import FOLDER_VARIABLE
 from llmtune.sweep.job import SweepJob, SweepSettings
-from llmtune.sweep.process import run_job
+from llmtune.sweep.lifeline import SWEEP_PROCESS_VARIABLE
+from llmtune.sweep.process import RunningJob, job_environment
+from llmtune.tracking.mlflow import PARENT_RUN_VARIABLE, SWEEP_JOB_VARIABLE, SWEEP_VARIABLE
 
 pytestmark = pytest.mark.fast
 
@@ -22,23 +28,24 @@ file.start()
 """
 
 
-@pytest.mark.parametrize(("end", "status"), [("file.end('FINISHED')", "FINISHED"), ("sys.exit(1)", "KILLED")])
-def test_a_job_that_finished_stays_finished_when_its_sweep_is_interrupted(tmp_path, monkeypatch, end, status) -> None:
+def _started(tmp_path, code, **settings) -> RunningJob:
     folder = RunFolder(tmp_path)
-    wait = subprocess.Popen.wait
-    interrupts = [KeyboardInterrupt]
+    job = SweepJob(name="a", folder=folder, differences={}, command=[sys.executable, "-c", code, str(tmp_path)])
+    return RunningJob(job, SweepSettings(folder=folder, experiment="tries", **settings), {})
 
-    def interrupted_wait(process, timeout=None):
-        code = wait(process, timeout)
-        if interrupts:
-            raise interrupts.pop()
-        return code
 
-    monkeypatch.setattr(subprocess.Popen, "wait", interrupted_wait)
-    job = SweepJob(name="a", folder=folder, differences={}, command=[sys.executable, "-c", START + end, str(tmp_path)])
-    outcome, interrupted = run_job(job, SweepSettings(folder=folder, experiment="tries"), None)
-    assert interrupted
-    assert outcome.status == RunStatusFile(folder.status_file).read().status == status
+def _outcome(running: RunningJob):
+    while (outcome := running.poll()) is None:
+        time.sleep(0.02)
+    return outcome
+
+
+@pytest.mark.parametrize(("end", "status"), [("file.end('FINISHED')", "FINISHED"), ("sys.exit(1)", "KILLED")])
+def test_a_job_that_finished_stays_finished_when_its_sweep_is_interrupted(tmp_path, end, status) -> None:
+    running = _started(tmp_path, START + end)
+    running._process.wait()
+    running.interrupt()
+    assert _outcome(running).status == RunStatusFile(tmp_path / "status.json").read().status == status
 
 
 def test_workers_in_sessions_of_their_own_end_with_a_job_past_its_limit(tmp_path) -> None:
@@ -48,10 +55,51 @@ def test_workers_in_sessions_of_their_own_end_with_a_job_past_its_limit(tmp_path
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         "(Path(sys.argv[1]) / 'child').write_text(str(child.pid))\nchild.wait()"
     )
-    folder = RunFolder(tmp_path)
-    job = SweepJob(name="a", folder=folder, differences={}, command=[sys.executable, "-c", code, str(tmp_path)])
-    settings = SweepSettings(folder=folder, experiment="tries", job_timeout_seconds=3.0, stop_grace_seconds=0.2)
-    outcome, _ = run_job(job, settings, None)
-    assert outcome.status == "FAILED"
+    outcome = _outcome(_started(tmp_path, code, job_timeout_seconds=3.0, stop_grace_seconds=0.2))
+    assert (outcome.status, outcome.error) == ("FAILED", "stopped after sweep.job_timeout_minutes")
     child = int((tmp_path / "child").read_text())
     assert not psutil.pid_exists(child) or psutil.Process(child).wait(10) is None
+
+
+def test_a_job_is_told_its_sweep(tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    sweep, run = RunFolder(tmp_path / "20260101-000000-sweep-abcd"), RunFolder(tmp_path / "20260101-000000-lora-m-1a2b")
+    job = SweepJob(name="seed=1", folder=run, differences={"seed": "1"}, command=[], env={"MORE": "1"})
+    told = job_environment(job, SweepSettings(folder=sweep, experiment="e", tracking_uri="sqlite:////x.db"), "ff")
+    assert told.pop(FOLDER_VARIABLE) == str(sweep.path / "base")
+    assert json.loads(told.pop(SWEEP_JOB_VARIABLE)) == {"name": "seed=1 1a2b", "tags": {"sweep.seed": "1"}}
+    assert told == {
+        SWEEP_VARIABLE: sweep.path.name,
+        PARENT_RUN_VARIABLE: "ff",
+        SWEEP_PROCESS_VARIABLE: str(os.getpid()),
+        "MLFLOW_TRACKING_URI": "sqlite:////x.db",
+        "MORE": "1",
+    }
+
+
+def test_a_job_ends_in_order_once_its_sweep_is_gone(tmp_path) -> None:
+    """Killed with SIGKILL, the sweep can tell its job nothing."""
+    job = (
+        "import signal, sys, time; from pathlib import Path\n"
+        "from llmtune.sweep.lifeline import end_with_the_sweep\n"
+        "def save(number, frame):\n    Path('saved').touch(); sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, save)\nend_with_the_sweep()\nPath('ready').touch()\ntime.sleep(60)"
+    )
+    sweep = (
+        "import os, subprocess, sys, time; from pathlib import Path\n"
+        "from llmtune.sweep.lifeline import SWEEP_PROCESS_VARIABLE\n"
+        "environment = {**os.environ, SWEEP_PROCESS_VARIABLE: str(os.getpid())}\n"
+        f"job = subprocess.Popen([sys.executable, '-c', {job!r}], env=environment)\n"
+        "Path('pid').write_text(str(job.pid))\ntime.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", sweep], cwd=tmp_path)
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "ready").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.6)
+    assert not (tmp_path / "saved").exists()
+    process.kill()
+    process.wait()
+    while not (tmp_path / "saved").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert (tmp_path / "saved").exists()

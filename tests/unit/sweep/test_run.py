@@ -4,11 +4,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 
+from llmtune.errors import RunError
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.status import RunStatusFile
 from llmtune.sweep.job import SweepJob, SweepSettings
@@ -48,6 +50,7 @@ def said(monkeypatch):
     lines = []
     monkeypatch.setattr("llmtune.sweep.parent.say", lines.append)
     monkeypatch.setattr("llmtune.sweep.run.say", lines.append)
+    monkeypatch.setattr("llmtune.sweep.schedule.say", lines.append)
     monkeypatch.setattr("llmtune.sweep.run.fail", lines.append)
     return lines
 
@@ -86,7 +89,7 @@ def test_all_finish_and_the_parent_too(tmp_path, uri, said):
     assert all(run.info.run_id in unquote(link) for run in children)
 
 
-def test_a_killed_job_is_marked_in_the_store_and_fails_the_parent(tmp_path, uri, said):
+def test_a_killed_job_is_marked_in_the_store_and_fails_the_parent_until_it_is_finished(tmp_path, uri, said):
     jobs = [_job(tmp_path, "killed", TRACKED_START + KILL, uri)]
     assert run_sweep(jobs, _settings(tmp_path, uri)) == 1
     record = RunStatusFile(jobs[0].folder.status_file).read()
@@ -99,6 +102,11 @@ def test_a_killed_job_is_marked_in_the_store_and_fails_the_parent(tmp_path, uri,
     parent = RunStatusFile(tmp_path / "sweep" / "status.json").read()
     assert (parent.status, parent.error) == ("FAILED", "1 of 1 jobs did not finish")
     assert client.get_run(parent.mlflow_run_id).info.status == "FAILED"
+    going_on = replace(jobs[0], command=[sys.executable, "-c", PLAIN_START + FINISH, str(jobs[0].folder.path)])
+    assert run_sweep([going_on], _settings(tmp_path, uri)) == 0
+    assert RunStatusFile(tmp_path / "sweep" / "status.json").read().mlflow_run_id == parent.mlflow_run_id
+    assert client.get_run(parent.mlflow_run_id).info.status == "FINISHED"
+    assert len(client.search_runs([client.get_run(parent.mlflow_run_id).info.experiment_id])) == 2
 
 
 @pytest.mark.fast
@@ -161,28 +169,84 @@ def test_a_job_past_its_limit_is_ended_with_all_that_it_started(tmp_path, said):
     assert _is_gone(child)
 
 
-@pytest.mark.parametrize(("number", "exit_status"), [(signal.SIGINT, 130), (signal.SIGTERM, 130)])
-def test_an_interrupt_ends_the_job_and_the_sweep(tmp_path, number, exit_status):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupt_ends_the_jobs_and_the_sweep(tmp_path, number):
     waits = PLAIN_START + "(folder / 'ready').touch()\ntime.sleep(60)"
-    jobs = [_job(tmp_path, "waits", waits), _job(tmp_path, "never", PLAIN_START + FINISH)]
+    jobs = [_job(tmp_path, name, waits) for name in ("waits", "beside")]
+    jobs.append(_job(tmp_path, "never", PLAIN_START + FINISH))
     sweep = (
         "import sys; from pathlib import Path; from llmtune.runs.layout import RunFolder\n"
         "from llmtune.sweep.job import SweepJob, SweepSettings; from llmtune.sweep.run import run_sweep\n"
         f"jobs = [SweepJob(name=n, folder=RunFolder(Path(p)), differences={{}}, command=c) for n, p, c in "
         f"{[(job.name, str(job.folder.path), list(job.command)) for job in jobs]!r}]\n"
-        f"settings = SweepSettings(folder=RunFolder(Path({str(tmp_path / 'sweep')!r})), experiment='tries')\n"
+        f"folder = RunFolder(Path({str(tmp_path / 'sweep')!r}))\n"
+        "settings = SweepSettings(folder=folder, experiment='tries', num_parallel=2)\n"
         "try:\n    run_sweep(jobs, settings)\nexcept KeyboardInterrupt:\n    sys.exit(130)"
     )
     process = subprocess.Popen([sys.executable, "-c", sweep], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    _wait_for(jobs[0].folder.path / "ready")
+    for job in jobs[:2]:
+        _wait_for(job.folder.path / "ready")
     process.send_signal(number)
-    assert process.wait(30) == exit_status
-    assert _statuses(tmp_path) == {"waits": "KILLED", "never": "NOT STARTED"}
+    assert process.wait(30) == 130
+    assert _statuses(tmp_path) == {"waits": "KILLED", "beside": "KILLED", "never": "NOT STARTED"}
     assert RunStatusFile(tmp_path / "sweep" / "status.json").read().status == "KILLED"
-    record = RunStatusFile(jobs[0].folder.status_file).read()
-    assert record.status == "KILLED"
-    assert _is_gone(record.pid)
-    assert not jobs[1].folder.status_file.exists()
+    for job in jobs[:2]:
+        record = RunStatusFile(job.folder.status_file).read()
+        assert (record.status, record.error) == ("KILLED", "interrupted")
+        assert _is_gone(record.pid)
+    assert not jobs[2].folder.status_file.exists()
+
+
+TOGETHER = """
+(folder / "device").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+deadline = time.monotonic() + 20
+while len(list(folder.parent.glob("*/device"))) < 2 and time.monotonic() < deadline:
+    time.sleep(0.01)
+print("wrote this")
+"""
+
+
+@pytest.mark.fast
+def test_two_run_at_once_on_a_device_each_and_one_that_fails_frees_its_own(tmp_path, said, monkeypatch):
+    monkeypatch.setattr("llmtune.sweep.schedule.visible_gpus", lambda: ("3", "GPU-ab"))
+    ends = {"fails": "sys.exit(3)", "finishes": "time.sleep(1.5);" + FINISH, "next": FINISH, "last": FINISH}
+    jobs = [_job(tmp_path, name, PLAIN_START + TOGETHER + end) for name, end in ends.items()]
+    assert run_sweep(jobs, _settings(tmp_path)) == 1
+    assert _statuses(tmp_path) == {"fails": "FAILED", "finishes": "FINISHED", "next": "FINISHED", "last": "FINISHED"}
+    devices = [(job.folder.path / "device").read_text() for job in jobs]
+    assert devices == ["3", "GPU-ab", "3", "3"]
+    assert [job.folder.output_file.read_text() for job in jobs] == ["wrote this\n"] * 4
+    assert f"job 2 of 4 on GPU GPU-ab: finishes ({jobs[1].folder.output_file})" in said
+    order = [name for line in said for name in ends if line.startswith(f"job {name}: ")]
+    assert order.index("fails") < order.index("next") < order.index("finishes")
+
+
+@pytest.mark.fast
+def test_one_at_a_time_writes_to_the_terminal(tmp_path, said, capfd):
+    jobs = [_job(tmp_path, name, PLAIN_START + "print('here')\n" + FINISH) for name in ("first", "second")]
+    assert run_sweep(jobs, _settings(tmp_path)) == 0
+    assert capfd.readouterr().out.count("here\n") == 2
+    assert not jobs[0].folder.output_file.exists()
+
+
+@pytest.mark.fast
+def test_a_sweep_that_another_process_works_on_is_left_alone(tmp_path, said):
+    job = _job(tmp_path, "finishes", PLAIN_START + FINISH)
+    held = (
+        "import sys, time; from pathlib import Path; from llmtune.runs.layout import RunFolder\n"
+        "from llmtune.runs.status import at_work\n"
+        f"with at_work(RunFolder(Path({str(tmp_path / 'sweep')!r}))):\n    Path('held').touch(); time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", held], cwd=tmp_path)
+    _wait_for(tmp_path / "held")
+    try:
+        with pytest.raises(RunError, match="another process is at work"):
+            run_sweep([job], _settings(tmp_path))
+    finally:
+        other.kill()
+        other.wait()
+    assert not job.folder.status_file.exists()
+    assert run_sweep([job], _settings(tmp_path)) == 0
 
 
 def _wait_for(path: Path) -> None:

@@ -3,6 +3,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from llmtune.credentials import without_credentials
 from llmtune.tracking.links import children_link, compare_link, experiment_link, run_link, ui_base
 
 pytestmark = pytest.mark.fast
@@ -31,6 +32,12 @@ def test_children_link_filters_and_sorts():
     assert query["searchFilter"] == "tags.mlflow.parentRunId = 'ff'"
     assert query["orderByKey"] == "metrics.`evaluate/loss`"
     assert query["compareRunsMode"] == "CHART"
+
+
+def test_links_are_shown_whole_where_secrets_are_masked():
+    for link in (children_link(BASE, "1", "ff"), compare_link(BASE, "1", ["aa"]), run_link(BASE, "1", "ff")):
+        assert without_credentials(link) == link
+    assert without_credentials(f"{BASE}?access_key=abc") == f"{BASE}?access_key=***"
 
 
 def test_pages_of_a_run_and_an_experiment():
