@@ -132,10 +132,10 @@ COMMANDS: Mapping[str, Topic] = {
         summary="which method is good enough, and what it costs: a sweep's runs with error bars",
         usage="[run=SWEEP | runs=[A,B,...]] [KEY=VALUE ...]",
         text=(
-            "Compares the runs of a sweep, or any others, from their records: losses with 95 % intervals over seeds "
-            "and examples, how much of full fine-tuning's gain each method reaches, costs, and a verdict. Every sweep "
-            "ends with it; without run= it takes the newest sweep. Runs that can't be compared fairly are shown and not "
-            "ranked, and the exit status is 1 then."
+            "Compares the runs of a sweep, or any others, from their records: losses with 95 % intervals over "
+            "seeds and examples, how much of full fine-tuning's gain each method reaches, costs, and a verdict. "
+            "Every sweep ends with it; without run= it takes the newest sweep. Runs that can't be compared fairly "
+            "are shown and not ranked, and the exit status is 1 then."
         ),
         reads="each test example's loss and the records of the runs; a sweep's folder or MLflow run, `latest`, runs",
         writes="comparison.html, .md and .json in the sweep's folder; its MLflow run",

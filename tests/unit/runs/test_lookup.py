@@ -57,7 +57,7 @@ def test_runs_of_a_sweep_are_listed_and_the_sweep_is_not(tmp_path):
     RunStatusFile(sweep.status_file).start()
     job = _run(sweep.path, 3)
     assert [listed.folder for listed in list_runs(tmp_path)] == [job]
-    with pytest.raises(RunError, match="is a sweep; finish it with -m run=.*, or name one of its runs"):
+    with pytest.raises(RunError, match=r"is a sweep; finish it with -m run=.*, or name one of its runs"):
         find_run(str(sweep.path), tmp_path)
 
 
