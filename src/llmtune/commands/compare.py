@@ -71,7 +71,7 @@ def run(arguments: Sequence[str]) -> int:
     from llmtune.comparison.files import write_files
     from llmtune.comparison.gathering import compare_candidates
     from llmtune.comparison.tables import show_comparison
-    from llmtune.logs import say, silence_libraries, start_logging
+    from llmtune.logs import silence_libraries, start_logging
     from llmtune.runs.lookup import new_comparison_folder
     from llmtune.sweep.candidates import candidates_of
     from llmtune.sweep.comparing import log_comparison, say_compared
@@ -94,7 +94,6 @@ def run(arguments: Sequence[str]) -> int:
     if named.sweep:
         log_comparison(named.sweep, comparison, files)
     say_compared(comparison, files, config.tracking)
-    say(f"margin: compare.margin={config.compare.margin:g} of full's gain")
     return 1 if comparison.unfair else 0
 
 

@@ -20,16 +20,16 @@ _SPECIAL = re.compile(r"([\\`*\[\]|~#]|(?<![^\W_])_|_(?![^\W_]))")
 
 
 def markdown(comparison: Comparison) -> str:
-    """The verdict, the tables, and what should be known, in Markdown."""
-    return _joined(_parts(comparison, with_pairs=True))
+    """The verdict, the tables, and what should be known, in Markdown, under the comparison's title."""
+    return _joined([f"## {_escaped(comparison.title)}", *_parts(comparison, with_pairs=True)])
 
 
 def description(comparison: Comparison) -> str:
-    """The same in less than 8000 characters, each line that is left out counted.
+    """The same without title in less than 8000 characters, each line that is left out counted.
 
     First the pairs go, then long lists and lines are cut, then rows, from the last that doesn't stand for its method.
     """
-    whole = markdown(comparison)
+    whole = _joined(_parts(comparison, with_pairs=True))
     if len(whole) < DESCRIPTION_LENGTH:
         return whole
     left_out = [f"{counted(len(comparison.pairs), 'pair')} of rows"] if comparison.pairs else []
@@ -39,7 +39,6 @@ def description(comparison: Comparison) -> str:
     cut = replace(
         comparison,
         verdict=_cut(comparison.verdict, 2 * _LONGEST_LINE),
-        title=_cut(comparison.title, 100),
         rows=[replace(row, name=_cut(row.name, 200)) for row in comparison.rows],
         **{name: _first([_cut(x, _LONGEST_LINE) for x in getattr(comparison, name)]) for name in ("unfair", "notes")},
         missing=[
@@ -76,7 +75,6 @@ def _rank(row: Row, place: int) -> tuple[int, int]:
 
 
 def _parts(comparison: Comparison, *, with_pairs: bool) -> Iterator[str]:
-    yield f"## {_escaped(comparison.title)}"
     if comparison.unfair:
         yield "**Not ranked:**\n\n" + _list(comparison.unfair)
     if comparison.verdict:

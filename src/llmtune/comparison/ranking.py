@@ -76,6 +76,9 @@ class Ranking:
         for setting in self._settings:
             of_method.setdefault(setting.method, []).append(setting)
         chosen = {method: self._best(method, settings) for method, settings in of_method.items()}
+        for method, setting in chosen.items():
+            if setting is not None:
+                self.notes += _at_the_border(setting, of_method[method])
         return {method: setting for method, setting in chosen.items() if setting is not None}
 
     def _best(self, method: str, settings: Sequence[Setting]) -> Setting | None:
@@ -113,6 +116,16 @@ class Ranking:
             gain=base - own,
             full_gain=full_gain,
         )
+
+
+def _at_the_border(chosen: Setting, settings: Sequence[Setting]) -> Iterator[str]:
+    """A sentence where the learning rate that was chosen is the lowest or highest of those that were tried."""
+    rates = [float(setting.runs[0].config["train.learning_rate"]) for setting in settings]
+    own = float(chosen.runs[0].config["train.learning_rate"])
+    if min(rates) == max(rates) or own not in (min(rates), max(rates)):
+        return
+    tried, better = ("lowest", "lower") if own == min(rates) else ("highest", "higher")
+    yield f"{chosen.method}'s chosen learning rate, {own:g}, is the {tried} that was tried; a {better} may be better."
 
 
 def find_pairs(settings: Sequence[Setting], metric: Metric) -> list[Pair]:
@@ -187,5 +200,5 @@ def _need(one: Judged, p_values: Sequence[float], test: Estimate) -> str:
         number = max(1, need.seeds)
         return f"about {number} more seed{'s' if number > 1 else ''}"
     if need.examples_factor is not None:
-        return f"about {need.examples_factor:.2g} times as many test examples"
+        return f"about {need.examples_factor:.2g} times the test examples"
     return _UNREACHABLE

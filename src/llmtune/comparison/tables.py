@@ -14,8 +14,9 @@ MOST_ROWS_WITH_PAIRS = 4
 """Rows up to which the terminal and a description show every pair of them."""
 _WIDTH = 98
 _NO_BREAK = "\N{NO-BREAK SPACE}"
-_NAME_WIDTH = 26
+_NAME_WIDTH = 21
 _HEADING_WIDTH = 10
+_DETAIL_WIDTH = 20
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def _lines(comparison: Comparison) -> Iterator[str]:
 
 
 def _print(table: Table, title: str) -> None:
-    rows = [[_folded(row[0]), *(_two_lines(cell) for cell in row[1:])] for row in table.rows]
+    rows = [[_folded(row[0]), *(_with_detail(cell) for cell in row[1:])] for row in table.rows]
     print_table(title, [_heading(column) for column in table.columns], rows)
 
 
@@ -141,8 +142,9 @@ def _folded(name: Cell) -> str:
     return "\n".join(lines)
 
 
-def _two_lines(cell: Cell) -> str:
-    return f"{cell.value}\n{cell.detail}".strip()
+def _with_detail(cell: Cell) -> str:
+    detail = textwrap.wrap(cell.detail, _DETAIL_WIDTH, break_long_words=False, break_on_hyphens=False)
+    return "\n".join([cell.value, *detail]).strip()
 
 
 def _heading(column: str) -> str:

@@ -5,14 +5,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 _LONGEST_VALUE = 40
+_SELF_EVIDENT = ("method", "model")
+"""Keys whose value says by itself what it is."""
 _LONGEST_NAME = 200
 _NOT_IN_NAMES = re.compile(r"[\"'`\\\s]+")
 
 
 def job_names(differences: Sequence[Mapping[str, str]], fallback: Sequence[str]) -> list[str]:
-    """A name a job, such as `method=lora rank=8 seed=1`.
+    """A name a job, such as `lora rank=8 seed=1`.
 
-    A key is shown by its last part where that is enough, a path by its last part, a long value by its start; where
+    A method or model is shown by its value alone, another key by its last part where that is enough, a path by its last
+    part, a long value by its start; where
     two jobs would be named alike so, all keys and values are whole, and where they still would, `fallback` is added.
 
     Args:
@@ -37,5 +40,6 @@ def _name(job: Mapping[str, str], fallback: str, leaves: Mapping[str, int] | Non
         if leaves is not None:
             text = text.rstrip("/").rpartition("/")[2] or text
             text = text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
-        parts.append(f"{leaf if leaves is not None and leaves[leaf] == 1 else key}={text}")
-    return " ".join(parts)[:_LONGEST_NAME] or fallback
+        shown = leaf if leaves is not None and leaves[leaf] == 1 else key
+        parts.append(text if leaves is not None and key in _SELF_EVIDENT else f"{shown}={text}")
+    return " ".join(filter(None, parts))[:_LONGEST_NAME] or fallback

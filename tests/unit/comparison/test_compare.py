@@ -275,6 +275,13 @@ def test_the_lowest_validation_loss_stands_for_a_method() -> None:
     assert row(found, "full learning_rate=2e-05").standing is None
 
 
+def test_a_choice_at_the_border_of_what_was_tried_is_noted() -> None:
+    found = compared(rates({**SEARCHED, ("full", 5e-6): (0.8, 2.4)}))
+    assert [note for note in found.notes if "was tried" in note] == [
+        "lora's chosen learning rate, 0.0002, is the highest that was tried; a higher may be better."
+    ]
+
+
 def test_without_a_validation_loss_none_is_chosen() -> None:
     found = compared(rates({**SEARCHED, ("full", 2e-5): (1.0, None)}))
     assert all(row.standing is None for row in found.rows)

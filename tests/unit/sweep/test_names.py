@@ -17,7 +17,7 @@ pytestmark = pytest.mark.fast
     [
         (
             [{"method": "lora", "method.rank": "8"}, {"method": "full"}],
-            ["method=lora rank=8", "method=full"],
+            ["lora rank=8", "full"],
         ),
         (
             [{"train.learning_rate": "1e-4"}, {"train.learning_rate": "2e-4"}],
@@ -32,6 +32,7 @@ pytestmark = pytest.mark.fast
             [{"data.seed": "1", "model.seed": "2"}, {"data.seed": "2", "model.seed": "1"}],
             ["data.seed=1 model.seed=2", "data.seed=2 model.seed=1"],
         ),
+        ([{"method": "x", "model": "y"}, {"method": "x y", "model": ""}], ["method=x model=y", "method=x y model="]),
         ([{}], ["folder-0"]),
         ([{"a": "'x'"}, {"a": '"x"'}], ["a=x folder-0", "a=x folder-1"]),
         ([{"a": "x" * 60}, {"a": "y"}], [f"a={'x' * 40}…", "a=y"]),
