@@ -87,6 +87,21 @@ def _beside_full(others: Sequence[Row], full: Row, comparison: Comparison) -> It
     good = [row for row in others if row.standing == "good enough"]
     if len(good) > 1 and (cheapest := _cheapest(good)):
         yield f"Of those that are good enough, {cheapest}."
+    elif (taken := _to_take(others, full)) is not None:
+        yield f"So take {taken.name}."
+
+
+def _to_take(others: Sequence[Row], full: Row) -> Row | None:
+    """The row that a person should take, where nothing speaks for another and the claims aren't weak."""
+    if any(row.to_full is None or row.to_full.basis != "seeds" for row in others):
+        return None
+    if all(row.standing == "worse" for row in others):
+        return full
+    good = [row for row in others if row.standing == "good enough"]
+    if len(good) != 1 or any(row.standing != "worse" for row in others if row is not good[0]):
+        return None
+    least = [_least([good[0], full], name) for name in ("peak_memory_gib", "train_seconds")]
+    return good[0] if good[0] in least and full not in least else None
 
 
 def _has_one_seed(row: Row) -> bool:

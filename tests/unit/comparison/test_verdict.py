@@ -78,8 +78,23 @@ def test_good_enough_and_worse() -> None:
     assert verdict_on([FULL, WORSE, GOOD]) == (
         "At default settings, lora is good enough: it has 97.2 % of full's gain (95 % interval 95.8 to 98.6 %), with "
         "3.6 % of the trainable parameters, 0.90 of the memory and 1.01 times the training time. qlora is worse: 43 % "
-        "(40 to 46 %)."
+        "(40 to 46 %). So take lora."
     )
+
+
+def test_where_all_others_are_worse_full_is_to_be_taken() -> None:
+    assert verdict_on([FULL, WORSE]) == (
+        "At default settings, qlora is worse: 43 % of full's gain (95 % interval 40 to 46 %). So take full."
+    )
+
+
+@pytest.mark.parametrize(
+    ("memory", "seconds", "is_taken"), [(1.8, 101, True), (2.0, 80, True), (1.8, 120, False), (2.0, 100, False)]
+)
+def test_one_that_is_good_enough_is_to_be_taken_where_nothing_speaks_for_full(memory, seconds, is_taken) -> None:
+    cost = RunCost(num_trainable=36, peak_memory_gib=memory, train_seconds=seconds, device="CPU")
+    good = row("lora", standing="good enough", quality=(0.97, 0.96, 0.98), to_full=(0.03, 0.01), cost=cost)
+    assert verdict_on([FULL, good]).endswith(" So take lora.") == is_taken
 
 
 def test_undecided_says_what_would_decide() -> None:
