@@ -7,6 +7,8 @@ from typing import Any
 _BARE = ("model.name", "method.name")
 """Keys whose value says by itself what it is; they stand first."""
 _SHORT = {
+    "method.name": "method",
+    "model.name": "model",
     "data.path": "data",
     "data.source": "data",
     "data.id": "data",

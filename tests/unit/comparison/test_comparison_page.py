@@ -157,7 +157,7 @@ def test_a_key_that_a_method_lacks_has_a_place_of_its_own(tmp_path: Path) -> Non
         *(row(f"lora {rank}", {"method.name": "lora", "method.rank": rank}, 2.1) for rank in (16, 8, 128)),
     ]
     found = comparison(rows=rows, axes=["method.name", "method.rank"])
-    assert "8 16 128 without" in re.sub(r"\s+", " ", page(tmp_path, found).text["Test loss by name and rank"])
+    assert "8 16 128 without" in re.sub(r"\s+", " ", page(tmp_path, found).text["Test loss by method and rank"])
 
 
 def test_curves_are_read_from_the_runs(tmp_path: Path) -> None:
