@@ -35,7 +35,7 @@ NEEDED = {
 
 
 def test_the_files_are_all_found() -> None:
-    assert len(OPTIONS) == 40
+    assert len(OPTIONS) == 41
     assert len(EXPERIMENTS) == 11
     assert {group for group, _ in OPTIONS} | {"experiment"} == set(groups())
 
@@ -119,7 +119,11 @@ def test_the_experiments_on_a_file_name_it() -> None:
     [
         ("sweep_learning_rate", lambda config: config.train.learning_rate, [1e-4, 2e-4, 5e-4, 1e-3]),
         ("sweep_data_size", lambda config: config.data.num_examples, [50, 100, 200, 400]),
-        ("compare_methods", lambda config: config.method.name, ["lora", "qlora", "full"]),
+        (
+            "compare_methods",
+            lambda config: (config.method.name, config.seed),
+            [(method, seed) for method in ("lora", "qlora", "full") for seed in (1, 2, 3)],
+        ),
     ],
 )
 def test_a_sweep_has_the_jobs_that_its_head_names(experiment, read, values) -> None:
@@ -128,7 +132,7 @@ def test_a_sweep_has_the_jobs_that_its_head_names(experiment, read, values) -> N
 
 def test_a_sweeps_methods_and_a_profile_can_be_joined() -> None:
     jobs = composed("experiment=[quickstart,fast_iteration,compare_methods]")
-    assert [config.method.name for config in jobs] == ["lora", "qlora", "full"]
+    assert [config.method.name for config in jobs] == 3 * ["lora"] + 3 * ["qlora"] + 3 * ["full"]
     assert {config.train.micro_batch_size for config in jobs} == {1}
 
 

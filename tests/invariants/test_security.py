@@ -187,6 +187,7 @@ def test_control_a_connection_is_seen():
     assert "192.0.2.1" in done.stdout
 
 
+@pytest.mark.slow
 def test_no_process_of_a_sweep_seeks_a_connection_beyond_this_machine(tmp_path):
     for name in ("work", "home", "elsewhere", "temporary", "hook", "seen"):
         (tmp_path / name).mkdir()

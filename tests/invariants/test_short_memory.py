@@ -289,6 +289,7 @@ def test_a_machine_that_is_really_short_of_memory(tiny_llama):
     assert shown.splitlines()[-1].endswith("pieces: equal")
 
 
+@pytest.mark.slow
 def test_several_processes_take_the_finest_and_repeat_nothing(tiny_llama, tmp_path):
     arguments = ("agreeing", str(tiny_llama), str(tmp_path / "meeting"))
     workers = [_work(*arguments, environment={"RANK": rank, "WORLD_SIZE": "2"}) for rank in ("0", "1")]

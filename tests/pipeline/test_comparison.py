@@ -1,6 +1,7 @@
 """Real runs to a comparison: what the pipeline records is what a comparison reads."""
 
 import math
+from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -53,4 +54,6 @@ def check_row(row: Row) -> None:
     assert row.price == pytest.approx(seconds)  # at 3600 an hour
     assert row.cost.num_trainable == trained[0]["num_trainable"]
     assert row.cost.device == "CPU"
-    assert {"base", "tokenizer", "train", "train_content", "sources", "general"} <= set(row.runs[0].digests)
+    assert {"base", "tokenizer", "train", "sources", "general"} <= set(row.runs[0].digests)
+    assert None not in astuple(row.runs[0].trained_on)
+    assert row.runs[0].trained_on.num_steps == trained[0]["steps"]

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,7 @@ def _parent_and_children(folder: Path):
     return client, parent, children
 
 
+@pytest.mark.slow
 def test_three_methods_end_as_three_finished_children(workplace, capfd) -> None:
     assert workplace.train("-m", "+method=lora,qlora,full", *QUICK) == 0
     client, parent, children = _parent_and_children(workplace.folder)
@@ -47,7 +49,7 @@ def test_three_methods_end_as_three_finished_children(workplace, capfd) -> None:
         [parent.info.experiment_id], "metrics.`evaluate/loss` < 20 and params.method.rank = '16'"
     )
     assert {run.data.params["method.name"] for run in found} == {"lora", "qlora"}
-    assert "| method=qlora |" in parent.data.tags["mlflow.note.content"]
+    _check_compared(client, parent, 4)
     shown = capfd.readouterr().out
     assert "compare-runs?runs=" in shown
     assert all(run.info.run_id in shown for run in children)
@@ -70,35 +72,43 @@ def test_a_job_that_fails_does_not_stop_the_others(workplace, capfd) -> None:
 
 
 def test_a_job_and_a_sweep_that_are_killed_are_finished_as_if_they_had_not_been(workplace) -> None:
-    """A killed job doesn't stop the others; a killed sweep's job ends; what is left is run, to the same bits."""
-    runs = workplace.folder / "runs"
-    sweep = _start(*_words(workplace, "train.num_epochs=8"), "-m", "train", "seed=1,2")
-    first = _job_that_trains(runs)
-    os.kill(_process_of(first), signal.SIGKILL)
-    assert sweep.wait(timeout=120) == 1
-    _, parent, children = _parent_and_children(workplace.folder)
-    assert parent.info.status == "FAILED"
-    ends = {run.data.params["seed"]: run.info.status for run in children}
-    assert ends == {"1": "KILLED", "2": "FINISHED"}
+    """A killed sweep's job ends; a killed job doesn't stop the next; what is left is run, to the same bits.
 
-    second = next(path for path in runs.glob("*-lora-*") if path != first)
-    finished = (second / "log.txt").read_bytes()
-    sweep = _start("-m", "run=latest")
-    _wait_for(lambda: RunStatusFile(first / "status.json").read().status == "RUNNING")
-    _wait_for(lambda: "training: lora" in (first / "log.txt").read_text().rpartition("going on from")[2])
+    The jobs differ in what has no bearing on the training, so the second, which nothing disturbs, tells what the first
+    has to come to. The base model is measured by one job for both, and the whole is compared.
+    """
+    runs = workplace.folder / "runs"
+    sweep = _start(*_words(workplace, "train.num_epochs=8"), "-m", "train", "evaluate", "train.keep_checkpoints=2,3")
+    first = _job_that_trains(runs)
     job = psutil.Process(_process_of(first))
     sweep.kill()
     sweep.wait()
     _wait_for(lambda: _is_gone(job))
     assert RunStatusFile(first / "status.json").read().status == "KILLED"
 
+    killer = threading.Thread(target=_kill_once_it_goes_on, args=(first,))
+    killer.start()
+    assert run(["-m", "run=latest"]) == 1
+    killer.join()
+    _, parent, children = _parent_and_children(workplace.folder)
+    assert parent.info.status == "FAILED"
+    ends = {run.data.params["train.keep_checkpoints"]: run.info.status for run in children}
+    assert ends == {"2": "KILLED", "3": "FINISHED"}
+    assert "ended by SIGKILL" in RunStatusFile(first / "status.json").read().error
+
+    second = next(path for path in runs.glob("*-lora-*") if path != first)
+    finished = (second / "log.txt").read_bytes()
     assert run(["-m", "run=latest"]) == 0
     client, parent, children = _parent_and_children(workplace.folder)
     assert [run.info.status for run in (parent, *children)] == ["FINISHED"] * 3
-    assert {run.info.run_name for run in children} == {f"seed=1 {first.name[-4:]}", f"seed=2 {second.name[-4:]}"}
-    assert {run.data.tags["sweep.seed"] for run in children} == {"1", "2"}
-    assert (second / "log.txt").read_bytes() == finished
-    assert _losses(client, children, seed=1) == _straight(workplace, seed=1, num_epochs=8)
+    names = {f"keep_checkpoints=2 {first.name[-4:]}", f"keep_checkpoints=3 {second.name[-4:]}"}
+    assert {run.info.run_name for run in children} == names
+    assert {run.data.tags["sweep.train.keep_checkpoints"] for run in children} == {"2", "3"}
+    assert (second / "log.txt").read_bytes() == finished and b"going on from" not in finished
+    assert "base model: measured by an earlier job of the sweep" in (first / "log.txt").read_text()
+    _check_compared(client, parent, 2)
+    disturbed, undisturbed = (_losses(client, children, "train.keep_checkpoints", kept) for kept in (2, 3))
+    assert disturbed == undisturbed and len(undisturbed) == 8 * 8
 
 
 @pytest.mark.slow
@@ -124,7 +134,7 @@ def test_a_sweep_killed_at_several_moments_ends_as_if_it_had_not_been(workplace)
     client, parent, children = _parent_and_children(workplace.folder)
     assert [run.info.status for run in (parent, *children)] == ["FINISHED"] * 3
     for seed in (1, 2):
-        assert _losses(client, children, seed) == _straight(workplace, seed, num_epochs=30)
+        assert _losses(client, children, "seed", seed) == _straight(workplace, seed, num_epochs=30)
 
 
 def test_a_sweep_of_wrong_values_starts_nothing(workplace, capsys) -> None:
@@ -157,6 +167,17 @@ def test_what_a_sweep_cannot_go_on_with_is_refused(workplace, capsys, words, mes
     assert message in capsys.readouterr().err
 
 
+def _check_compared(client: MlflowClient, parent, num_rows: int) -> None:
+    """The sweep's MLflow run holds the verdict, a table with the base model, and the comparison's files."""
+    (file,) = Path(parent.data.tags["run_folder"]).glob("comparison.json")
+    comparison, told = json.loads(file.read_text()), parent.data.tags["mlflow.note.content"]
+    assert len(comparison["rows"]) == num_rows and comparison["unfair"] == []
+    assert "| base model |" in told
+    assert comparison["verdict"] and comparison["verdict"][:12] in told
+    names = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
+    assert {"comparison.json", "comparison.md", "comparison.html", "summary.json"} <= names
+
+
 def _words(workplace, *more: str) -> list[str]:
     """Words of a short training that is saved often."""
     words = [*SHORT, f"model={ASSETS / 'tiny_llama'}", f"data.path={ASSETS / 'examples.jsonl'}", *QUICK]
@@ -167,9 +188,9 @@ def _start(*words: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", "llmtune", *words], stdout=subprocess.DEVNULL)
 
 
-def _losses(client: MlflowClient, children, seed: int) -> list[tuple[int, float]]:
-    """The training losses of the job with that seed; those that MLflow has are among them, each once."""
-    (child,) = [run for run in children if run.data.params["seed"] == str(seed)]
+def _losses(client: MlflowClient, children, key: str, value: int) -> list[tuple[int, float]]:
+    """The training losses of the job with that value; those that MLflow has are among them, each once."""
+    (child,) = [run for run in children if run.data.params[key] == str(value)]
     losses = MetricsLog(RunFolder(Path(child.data.tags["run_folder"])).metrics_file).losses("train/loss")
     of_mlflow = [(one.step, one.value) for one in client.get_metric_history(child.info.run_id, "train/loss")]
     assert len(of_mlflow) == len(set(of_mlflow)) >= len(losses) // 10
@@ -192,6 +213,13 @@ def _job_that_trains(runs: Path) -> Path:
     """The folder of the first job, once it has trained a step."""
     _wait_for(lambda: any(file.stat().st_size for file in runs.glob("*/metrics.jsonl")))
     return next(file.parent for file in runs.glob("*/metrics.jsonl") if file.stat().st_size)
+
+
+def _kill_once_it_goes_on(job: Path) -> None:
+    """Kill a job's process once it trains from where an earlier one ended."""
+    log = job / "log.txt"
+    _wait_for(lambda: "training: lora" in log.read_text().partition("going on from")[2])
+    os.kill(_process_of(job), signal.SIGKILL)
 
 
 def _process_of(job: Path) -> int:

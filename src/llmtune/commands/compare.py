@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -9,10 +10,10 @@ from pathlib import Path
 from llmtune.arguments import parse
 from llmtune.config.compose import Composition, compose
 from llmtune.config.run import RunConfig
-from llmtune.config.saved import load_plain
+from llmtune.config.saved import load_config, load_plain
 from llmtune.config.schema import keys
 from llmtune.config.validate import nearest
-from llmtune.errors import ConfigError, RunError
+from llmtune.errors import ConfigError, LlmtuneError, RunError
 
 _OWN_KEYS = ("run", "runs", "runs_dir")
 _CONFIG_KEYS = ("tracking.uri", "tracking.ui_port")
@@ -27,6 +28,11 @@ class CompareRequest:
     runs_dir: Path = Path("runs")
     overrides: tuple[str, ...] = ()
     """Of the config, as typed."""
+
+    def typed(self, key: str) -> str | None:
+        """What was typed for a key of the config; None where nothing was."""
+        found = [override.partition("=")[2] for override in self.overrides if override.partition("=")[0] == key]
+        return found[-1] if found else None
 
 
 def parse_request(arguments: Sequence[str]) -> CompareRequest:
@@ -50,9 +56,12 @@ def parse_request(arguments: Sequence[str]) -> CompareRequest:
             typed[key] = value
     if "run" in typed and "runs" in typed:
         problems.append("run= and runs=: leave one out; runs=[A,B] takes sweeps and runs.")
+    asked = "runs" if "runs" in typed else "run"
+    references = _references(typed.get(asked, "latest"))
+    if not references:
+        problems.append(f"{asked}={typed[asked]}: names nothing; name a sweep or runs, such as runs=[A,B].")
     if problems:
         raise ConfigError(problems)
-    references = _references(typed.get("runs") or typed.get("run", "latest"))
     own = {key: value for key, value in typed.items() if key not in _OWN_KEYS}
     runs_dir = Path(typed.get("runs_dir", "runs")).expanduser()
     return CompareRequest(references, runs_dir, tuple(f"{key}={value}" for key, value in own.items()))
@@ -68,32 +77,37 @@ def run(arguments: Sequence[str]) -> int:
         ConfigError: what was typed makes no sense.
         RunError: a run or sweep isn't there, or none of the runs can be compared.
     """
-    from llmtune.comparison.files import write_files
     from llmtune.comparison.gathering import compare_candidates
     from llmtune.comparison.tables import show_comparison
-    from llmtune.logs import silence_libraries, start_logging
+    from llmtune.logs import say, silence_libraries, start_logging
     from llmtune.runs.lookup import new_comparison_folder
     from llmtune.sweep.candidates import candidates_of
-    from llmtune.sweep.comparing import log_comparison, say_compared
+    from llmtune.sweep.comparing import keep, log_comparison, say_side_by_side
     from llmtune.tracking.dead_runs import mark_dead_runs
+    from llmtune.tracking.store import resolve_tracking_uri
 
     request = parse_request(arguments)
+    typed_uri = request.typed("tracking.uri")
+    if typed_uri is not None:
+        resolve_tracking_uri(typed_uri, Path.cwd())  # one that can never be a store is told before the work
     silence_libraries()
     start_logging(None)
-    mark_dead_runs(request.runs_dir, None)
+    with suppress(OSError):  # where the runs may only be read
+        mark_dead_runs(request.runs_dir, None)
     named = candidates_of(request.references, request.runs_dir)
-    config = _config(named.candidates[0].folder.config_file, request)
-    title = named.sweep.path.name if named.sweep else f"{len(named.candidates)} runs"
+    config = _config([candidate.folder.config_file for candidate in named.candidates], request)
+    title = named.sweep.path.name if named.sweep else counted(len(named.candidates), "run")
     comparison = compare_candidates(named.candidates, config.compare, title)
     if not comparison.rows:
         reasons = "; ".join(f"{missing.name}: {missing.error}" for missing in comparison.missing)
         raise RunError(f"none of the runs can be compared: {reasons}")
-    folder = named.sweep or new_comparison_folder(request.runs_dir, datetime.now())
-    files = write_files(comparison, folder.path)
     show_comparison(comparison)
+    files = keep(comparison, lambda: named.sweep or new_comparison_folder(request.runs_dir, datetime.now()))
+    if files is not None:
+        say(f"the comparison: {files.page}")
     if named.sweep:
-        log_comparison(named.sweep, comparison, files)
-    say_compared(comparison, files, config.tracking)
+        log_comparison(named.sweep, comparison, files, typed_uri)
+    say_side_by_side(comparison, config.tracking, typed_uri)
     return 1 if comparison.unfair else 0
 
 
@@ -103,9 +117,22 @@ def _references(value: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part.strip() for part in listed.split(",") if part.strip()))
 
 
-def _config(file: Path, request: CompareRequest) -> RunConfig:
-    """The config of the first run, with what was typed on top."""
+def _config(files: Sequence[Path], request: CompareRequest) -> RunConfig:
+    """The config of the first run that has one which can be read, with what was typed on top.
+
+    Raises:
+        LlmtuneError: none can be read: what is wrong with the first; or what was typed makes no sense.
+    """
+    file = next(filter(_can_be_read, files), files[0])
     overrides = parse(request.overrides).overrides
     composed = compose(Composition(overrides=overrides, saved=load_plain(file)))
     assert isinstance(composed, RunConfig)
     return composed
+
+
+def _can_be_read(file: Path) -> bool:
+    try:
+        load_config(file)
+    except LlmtuneError:
+        return False
+    return True

@@ -2,7 +2,8 @@
 
 - `format_version`: 1; it grows where a field changes its meaning or goes.
 - `metric`: what rows are ranked by, `loss` (nats per supervised token) or `bits_per_byte`.
-- `axes`: the keys that vary, `seed` left out. `margin`, `price_per_hour`: of the config's `compare`.
+- `axes`: the keys that vary, `seed` left out. `margin`, `price_per_hour`: of the config's `compare`. `times_compare`:
+  false where jobs shared a device, so that their times say nothing about each other.
 - `is_ranked`: false where runs can't fairly be ranked; `unfair` gives the reasons, then `pairs` is empty.
 - `rows`: base models first; fields as in `llmtune.comparison.outcome.Row`. An interval is an object of `value`, `low`
   and `high` (95 %) and `unbounded`, which names the ends that are without limit; an estimate also has
@@ -22,7 +23,7 @@ A number that isn't known, isn't finite or doesn't apply is null.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "axes": list(comparison.axes),
         "margin": _plain(comparison.margin),
         "price_per_hour": _plain(comparison.price_per_hour),
+        "times_compare": comparison.times_compare,
         "num_test_examples": comparison.num_test_examples,
         "num_test_tokens": comparison.num_test_tokens,
         "num_clusters": comparison.num_clusters,
@@ -70,6 +72,8 @@ def _row(row: Row) -> dict[str, Any]:
         "perplexity": _interval(row.perplexity),
         "gain": _interval(row.gain),
         "forgetting": _interval(row.forgetting),
+        "forgets": row.forgets,
+        "is_worse_than_base": row.is_worse_than_base,
         "validation_loss": _plain(row.validation_loss),
         "is_chosen": row.is_chosen,
         "to_full": _interval(row.to_full),
@@ -98,6 +102,7 @@ def _run(run: RunResult, measured: ExampleLosses | None) -> dict[str, Any]:
         **_sums(measured),
         "validation_loss": _plain(run.validation_loss),
         "num_test_seen": run.num_test_seen,
+        "trained_on": _plain(asdict(run.trained_on)),
         "cost": _cost(run.cost),
         "digests": _plain(run.digests),
         "choices": _plain(run.choices),

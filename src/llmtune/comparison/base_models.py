@@ -1,6 +1,6 @@
 """The untrained models behind the runs, each measured once."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,7 @@ class BaseModels:
         self._runs_of: dict[str, list[RunResult]] = {}
         for run in runs:
             self._runs_of.setdefault(self._identity(run), []).append(run)
+        self._tokenizers_of_several_texts = several_general_texts(runs)
         found = {key: [run for run in runs if _base_of(run)] for key, runs in self._runs_of.items()}
         firsts = {key: runs[0] for key, runs in found.items() if runs}
         names = self._names(firsts)
@@ -57,7 +58,9 @@ class BaseModels:
         return next((losses for losses in found if losses and same_examples(losses, run.tuned)), None)
 
     def general_losses_for(self, run: RunResult) -> ExampleLosses | None:
-        """The same on the general text."""
+        """The same on the general text; None where runs of one tokenizer measured several of them."""
+        if run.digests.get("tokenizer") in self._tokenizers_of_several_texts:
+            return None
         alike = self._runs_of.get(self._identity(run), [])
         found, tuned = (one.general_base for one in [run, *alike]), run.general_tuned
         return next((losses for losses in found if losses and tuned and same_examples(losses, tuned)), None)
@@ -76,6 +79,19 @@ class BaseModels:
             key: f"base model ({model if shown.count(model) == 1 else f'{model} {tokenizers[key]}'.strip()})"
             for key, model in models.items()
         }
+
+
+def several_general_texts(runs: Sequence[RunResult]) -> dict[str | None, list[list[RunResult]]]:
+    """Tokenizers under which the runs measured several general texts, each with its runs by text.
+
+    The digest is of the text's tokens, so it tells texts apart under one tokenizer alone.
+    """
+    found: dict[str | None, dict[str, list[RunResult]]] = {}
+    for run in runs:
+        if "general" in run.digests and (run.general_tuned or run.general_base):
+            of_tokenizer = found.setdefault(run.digests.get("tokenizer"), {})
+            of_tokenizer.setdefault(run.digests["general"], []).append(run)
+    return {tokenizer: list(by_text.values()) for tokenizer, by_text in found.items() if len(by_text) > 1}
 
 
 def _base_of(run: RunResult) -> ExampleLosses | None:

@@ -4,33 +4,40 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from llmtune.comparison.base_models import BaseModels
-from llmtune.comparison.fairness import listed, named_runs
+from llmtune.comparison.base_models import BaseModels, several_general_texts
+from llmtune.comparison.fairness import MEASURE_ON, comparable, named_runs, names_of
 from llmtune.comparison.results import RunResult
 from llmtune.comparison.rows import Setting, Settings
+from llmtune.comparison.wording import listed
 
 _FEW_EXAMPLES = 20
 _SAME_BASE_LOSS = 1e-4
 """Nats per token by which two measurements of one base model may differ without a word: sums in another order."""
+_THREADS = "hardware.num_threads"
 _COMPUTED_WITH = (("precision", "precision"), ("attention", "attention"))
 
 
-def find_notes(settings: Settings, bases: BaseModels) -> list[str]:
+def find_notes(settings: Settings, bases: BaseModels, *, is_ranked: bool) -> list[str]:
     """What should be known about the runs, a sentence each.
 
     Args:
         settings: the runs by setting.
         bases: their base models.
+        is_ranked: whether they are compared at all; else nothing is said of how.
     """
     runs = [run for _, run in named_runs(settings)]
     return [
         *settings.notes,
         *_few_examples(runs),
-        *_seeds(settings.trained),
+        *(_seeds(settings.trained) if is_ranked else ()),
         *_versions(runs),
         *_computed_otherwise(settings),
+        *_other_threads(settings),
+        *_shared_devices(settings.trained),
         *(_base(bases) if runs else ()),
         *_without_record(settings.trained),
+        *_not_known_to_be_new(settings.trained),
+        *_other_general_texts(settings),
         *_not_finite(settings.trained),
     ]
 
@@ -39,11 +46,19 @@ def _few_examples(runs: Sequence[RunResult]) -> Iterator[str]:
     fewest = min((len(run.tuned.example_ids) for run in runs), default=_FEW_EXAMPLES)
     if fewest < _FEW_EXAMPLES:
         yield f"There are only {fewest} test examples: the intervals say little about others. Take 100 or more."
+        return
+    groups = min((len(np.unique(run.tuned.clusters)) for run in runs), default=_FEW_EXAMPLES)
+    if groups < _FEW_EXAMPLES:
+        yield (
+            f"The test examples belong to only {groups} independent groups, such as documents: the intervals say "
+            "little about others. Take 100 or more."
+        )
 
 
 def _seeds(trained: Sequence[Setting]) -> Iterator[str]:
-    all_seeds = sorted({seed for setting in trained for seed in setting.seeds})
-    lacking = {setting.name: [seed for seed in all_seeds if seed not in setting.seeds] for setting in trained}
+    compared = [setting for setting in trained if any(_are_compared(setting, other) for other in trained)]
+    all_seeds = sorted({seed for setting in compared for seed in setting.seeds})
+    lacking = {setting.name: [seed for seed in all_seeds if seed not in setting.seeds] for setting in compared}
     by_seeds: dict[tuple[int, ...], list[str]] = {}
     for name, seeds in lacking.items():
         if seeds:
@@ -54,6 +69,10 @@ def _seeds(trained: Sequence[Setting]) -> Iterator[str]:
             f"Seed{'s' if len(seeds) > 1 else ''} {numbers} missing for {listed(names)}: two settings are compared on "
             "the seeds that both have."
         )
+
+
+def _are_compared(first: Setting, second: Setting) -> bool:
+    return first is not second and comparable(first, second) and not set(first.seeds).isdisjoint(second.seeds)
 
 
 def _versions(runs: Sequence[RunResult]) -> Iterator[str]:
@@ -78,6 +97,14 @@ def _computed_otherwise(settings: Settings) -> Iterator[str]:
         yield f"The runs were trained on other devices ({listed(devices)}): times and memory don't compare."
 
 
+def _other_threads(settings: Settings) -> Iterator[str]:
+    runs = [run for setting in settings.trained for run in setting.runs]
+    on_cpu = [run for run in runs if run.choices.get("device") == "cpu"]
+    found = _distinct(on_cpu, lambda run: run.choices.get("num_threads"))
+    if _THREADS not in settings.axes and len(found) > 1:
+        yield f"The runs were trained with other numbers of CPU threads ({listed(found)}): times don't compare."
+
+
 def _distinct(runs: Sequence[RunResult], value_of: Callable[[RunResult], object]) -> list[str]:
     return sorted({str(value) for run in runs if (value := value_of(run)) is not None})
 
@@ -92,6 +119,41 @@ def _base(bases: BaseModels) -> Iterator[str]:
                 f"The loss of the {base.name} was measured as {min(means):.4f} and as {max(means):.4f} by runs of this "
                 "comparison: they computed it in other ways. The first is taken."
             )
+
+
+def have_shared_devices(trained: Sequence[Setting]) -> bool:
+    """Whether a run trained beside another on the same device, so that its times are of a share of it."""
+    return any(_jobs_at_once(run) > 1 for setting in trained for run in setting.runs)
+
+
+def _shared_devices(trained: Sequence[Setting]) -> Iterator[str]:
+    if have_shared_devices(trained):
+        number = max(_jobs_at_once(run) for setting in trained for run in setting.runs)
+        yield (
+            f"Jobs shared a device, up to {number} at once, so times, speeds and prices don't compare; "
+            "sweep.num_parallel=1 gives each the device for itself."
+        )
+
+
+def _jobs_at_once(run: RunResult) -> int:
+    return run.choices.get("jobs_at_once") or 1
+
+
+def _not_known_to_be_new(trained: Sequence[Setting]) -> Iterator[str]:
+    names = [setting.name for setting in trained if any(run.num_test_seen is None for run in setting.runs)]
+    if names:
+        yield (
+            f"Whether test examples also stand in what {listed(names)} learnt from can't be checked. Measure again on "
+            f"a file that is new to all runs: {MEASURE_ON}."
+        )
+
+
+def _other_general_texts(settings: Settings) -> Iterator[str]:
+    runs = named_runs(settings)
+    name_of = {run.folder.path: name for name, run in runs}
+    for texts in several_general_texts([run for _, run in runs]).values():
+        names = [names_of([(name_of[run.folder.path], run) for run in alike]) for alike in texts]
+        yield (f"The general text differs ({'; '.join(names)}), so what was forgotten doesn't compare and is left out.")
 
 
 def _without_record(trained: Sequence[Setting]) -> Iterator[str]:

@@ -9,11 +9,11 @@ import numpy as np
 
 from llmtune.comparison.aligning import aligned
 from llmtune.comparison.base_models import BaseModels
-from llmtune.comparison.cautions import find_notes
+from llmtune.comparison.cautions import find_notes, have_shared_devices
 from llmtune.comparison.fairness import find_unfair
 from llmtune.comparison.measuring import base_row, setting_row
 from llmtune.comparison.outcome import Comparison, Metric, MissingRun, Pair, Row
-from llmtune.comparison.ranking import Ranking, find_pairs
+from llmtune.comparison.ranking import Ranking, find_pairs, with_claims
 from llmtune.comparison.results import RunResult
 from llmtune.comparison.rows import Setting, Settings, as_text, find_settings
 from llmtune.comparison.verdict import verdict
@@ -36,8 +36,9 @@ def compare(
     unfair = find_unfair(counted, metric)
     found = find_settings(aligned(_runs(counted), metric))
     bases = BaseModels(found)
-    notes = find_notes(replace(found, notes=counted.notes), bases)
+    notes = find_notes(replace(found, notes=counted.notes), bases, is_ranked=not unfair)
     rows = [setting_row(setting, bases, metric, settings.price_per_hour) for setting in found.trained]
+    rows = with_claims(rows)
     pairs: list[Pair] = []
     if unfair:
         rows.sort(key=lambda row: row.name)
@@ -57,6 +58,7 @@ def compare(
         notes=notes,
         missing=missing,
         margin=settings.margin,
+        times_compare=not have_shared_devices(found.trained),
         price_per_hour=settings.price_per_hour,
         num_test_examples=len(losses.example_ids) if losses else 0,
         num_test_tokens=int(losses.num_tokens.sum()) if losses else 0,

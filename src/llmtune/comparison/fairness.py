@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from llmtune.comparison.outcome import Metric
+from llmtune.comparison.reading import UNTRAINED
 from llmtune.comparison.results import RunResult
 from llmtune.comparison.rows import Setting, Settings, as_text
+from llmtune.comparison.wording import listed
 
 Named = tuple[str, RunResult]
-"""What a run is called in a sentence, and the run."""
+"""What a run's row is called in a sentence, and the run."""
 _BYTES_APART = 0.01
 """Share of the test text that two tokenizers may count differently: an example's first token doesn't count."""
 _DECIDE_THE_MASK = ("max_seq_len", "overlong", "chat_template", "end_token", "add_tokens", "shape")
@@ -27,14 +29,17 @@ _DECIDE_THE_TEST_SET = (
     "num_test_examples",
     "split_seed",
 )
+_DECIDE_A_STEP = ("train.micro_batch_size", "train.gradient_accumulation_steps", "hardware.num_processes")
+_DECIDE_THE_STEPS = (*_DECIDE_A_STEP, "train.num_epochs", "train.max_steps", "data.", "model.")
 _FILES_SHOWN = 3
+_ROWS_SHOWN = 3
 
-
-_MEASURE_ON = "python -m llmtune evaluate run=RUN data.eval_path=FILE"
+MEASURE_ON = "python -m llmtune evaluate run=RUN data.eval_path=FILE"
+"""What to type so that a run's weights are measured on another test file."""
 
 
 def named_runs(settings: Settings) -> list[Named]:
-    """Every run that counts, each with what to call it in a sentence."""
+    """Every run that counts, each with what to call its row in a sentence."""
     untrained = [(f"the untrained {run.config.get('model.name')}", run) for run in settings.untrained]
     return [*_runs_of(settings.trained), *untrained]
 
@@ -57,16 +62,11 @@ def find_unfair(settings: Settings, metric: Metric) -> list[str]:
         *other_test_sets,
         *([] if other_test_sets else _other_masks(runs, metric)),
         *_other_training_examples(settings),
+        *_other_steps(settings.trained),
         *_seen(runs),
         *_other_base(settings, runs),
     ]
     return found or list(_confounded(settings.trained))
-
-
-def listed(names: Sequence[str], most: int = 4) -> str:
-    """`a, b and c`, the rest as a number."""
-    shown = [*names[:most], *([f"{len(names) - most} more"] if len(names) > most else [])]
-    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
 def _other_test_sets(runs: Sequence[Named]) -> Iterator[str]:
@@ -75,14 +75,15 @@ def _other_test_sets(runs: Sequence[Named]) -> Iterator[str]:
         return
     most, *others = sorted(alike, key=len, reverse=True)
     expected = Counter(most[0][1].tuned.example_ids)
-    for other in others:
+    for other in others[:1]:
         found = Counter(other[0][1].tuned.example_ids)
         lacking, added = (expected - found).total(), (found - expected).total()
         files = listed(list(dict.fromkeys(_test_source(run) for _, run in (*other, *most))), _FILES_SHOWN)
         yield (
-            f"The test sets differ: of the {expected.total():,} test examples of {_names(most)}, {lacking:,} are "
-            f"missing in {_names(other)}, and {added:,} others stand there (from {files}"
-            f"{_differing(most, other, _DECIDE_THE_TEST_SET)}). Measure all of them on one file: {_MEASURE_ON}."
+            f"The test sets differ: of the {expected.total():,} test examples of {names_of(most)}, {lacking:,} are "
+            f"missing in {names_of(other)}, and {added:,} others stand there (from {files}"
+            f"{_differing(most, other, _DECIDE_THE_TEST_SET)}){_more(others)}. Measure all of them on one file: "
+            f"{MEASURE_ON}."
         )
 
 
@@ -91,11 +92,12 @@ def _other_masks(runs: Sequence[Named], metric: Metric) -> Iterator[str]:
     for same_tokenizer in _alike(runs, lambda run: metric == "loss" or run.digests.get("tokenizer")):
         alike = _alike(same_tokenizer, lambda run: run.tuned.num_tokens.tobytes())
         most, *others = sorted(alike, key=len, reverse=True)
-        for other in others:
+        for other in others[:1]:
             changed = int((other[0][1].tuned.num_tokens != most[0][1].tuned.num_tokens).sum())
             yield (
                 f"What is measured differs: {changed:,} test examples have another number of supervised tokens in "
-                f"{_names(other)} than in {_names(most)}{_differing(most, other, _DECIDE_THE_MASK)}. Measure all alike."
+                f"{names_of(other)} than in {names_of(most)}{_differing(most, other, _DECIDE_THE_MASK)}"
+                f"{_more(others)}. Measure all alike."
             )
     if metric == "bits_per_byte":
         yield from _other_bytes(runs)
@@ -103,15 +105,17 @@ def _other_masks(runs: Sequence[Named], metric: Metric) -> Iterator[str]:
 
 def _other_bytes(runs: Sequence[Named]) -> Iterator[str]:
     """Under other tokenizers: whether the same text was measured, but for what a tokenizer can't help to leave out."""
-    (first_name, first), *others = runs
+    (_, first), *others = runs
     total = int(first.tuned.num_bytes.sum())
-    for name, run in others:
+    for named in others:
+        run = named[1]
         apart = int(np.abs(run.tuned.num_bytes - first.tuned.num_bytes).sum())
         if apart > _BYTES_APART * max(total, int(run.tuned.num_bytes.sum())):
-            differing = _differing([(first_name, first)], [(name, run)], _DECIDE_THE_MASK)
+            differing = _differing(runs[:1], [named], _DECIDE_THE_MASK)
             yield (
-                f"What is measured differs: the text that {name} counts differs by {apart:,} bytes from the {total:,} "
-                f"of {first_name}{differing}. Raise data.max_seq_len until no test example is cut, and measure again."
+                f"What is measured differs: the text that {names_of([named])} counts differs by {apart:,} bytes from "
+                f"the {total:,} of {names_of(runs[:1])}{differing}. Raise data.max_seq_len until no test example is "
+                "cut, and measure again."
             )
             return
 
@@ -127,26 +131,72 @@ def _other_training_examples(settings: Settings) -> Iterator[str]:
             yield from _changed(runs, "sources")
 
 
+def _other_steps(trained: Sequence[Setting]) -> Iterator[str]:
+    """Where the config says that the same examples make up the same steps, and they don't.
+
+    A larger step makes fewer of them, and fewer steps hold fewer tokens: only the first that differs is told.
+    """
+    found = [
+        *_differ_in("examples a step", lambda run: run.trained_on.examples_per_step, trained, _DECIDE_A_STEP),
+        *_differ_in("steps", lambda run: run.trained_on.total_steps, trained, _DECIDE_THE_STEPS),
+        *_differ_in(
+            "steps done", lambda run: _unless_stopped(run, run.trained_on.num_steps), trained, _DECIDE_THE_STEPS
+        ),
+        # Where an epoch isn't finished, the seed decides which examples it has.
+        *_differ_in(
+            "training tokens",
+            lambda run: _unless_stopped(run, run.trained_on.num_tokens),
+            trained,
+            (*_DECIDE_THE_STEPS, "seed"),
+        ),
+    ]
+    yield from found[:1]
+
+
+def _differ_in(
+    what: str, number_of: Callable[[RunResult], int | None], trained: Sequence[Setting], decided_by: tuple[str, ...]
+) -> Iterator[str]:
+    """A sentence where a number differs among runs that have what decides it in common."""
+    known = [named for named in _runs_of(trained) if number_of(named[1]) is not None]
+    axes = {key for setting in trained for key in setting.values if key.startswith(decided_by)}
+    deciding = sorted(axes | ({"seed"} & set(decided_by)))
+    for same in _alike(known, lambda run: as_text([run.config.get(key) for key in deciding])):
+        most, *others = sorted(_alike(same, number_of), key=len, reverse=True)
+        for other in others[:1]:
+            yield (
+                f"The runs weren't trained alike: {names_of(most)} had {number_of(most[0][1]):,} {what} and "
+                f"{names_of(other)} had {number_of(other[0][1]):,}, and no key says so. The number of processes, "
+                "or a run that went on otherwise, may have changed it: train all alike, hardware.num_processes too."
+            )
+
+
+def _unless_stopped(run: RunResult, number: int | None) -> int | None:
+    """The number, if early stopping couldn't make it another."""
+    return number if run.config.get("train.early_stopping_patience") is None else None
+
+
 def _changed(runs: Sequence[Named], digest: str) -> Iterator[str]:
     known = _alike([(name, run) for name, run in runs if digest in run.digests], lambda run: run.digests[digest])
     if len(known) > 1:
         most, *others = sorted(known, key=len, reverse=True)
         other = [named for group in others for named in group]
         yield (
-            f"The training examples, or their order, differ between {_names(most)}, and {_names(other)}, and no key "
-            "says so: the files changed in between, or another version prepared them. Train all on the same examples."
+            f"The training examples, or their order, differ between {names_of(most)}, and {names_of(other)}, and no "
+            "key says so: the files changed in between, or another version prepared them. Train all on the same "
+            "examples."
         )
 
 
 def _seen(runs: Sequence[Named]) -> Iterator[str]:
-    for alike in _alike(runs, lambda run: run.num_test_seen):
-        run = alike[0][1]
-        if run.num_test_seen > 0:
-            yield (
-                f"{run.num_test_seen:,} of the {len(run.tuned.example_ids):,} test examples also stand in what "
-                f"{_names(alike)} learnt from or chose by, so the loss on them says nothing. Measure on examples that "
-                f"are new to all runs: {_MEASURE_ON}."
-            )
+    told = [named for named in runs if named[1].num_test_seen]
+    if told:
+        numbers = {run.num_test_seen or 0 for _, run in told}
+        number = f"{max(numbers):,}" if len(numbers) == 1 else f"Up to {max(numbers):,}"
+        yield (
+            f"{number} of the {len(told[0][1].tuned.example_ids):,} test examples also stand in what {names_of(told)} "
+            "learnt from or chose by, so the loss on them says nothing. Measure on examples that are new to all runs: "
+            f"{MEASURE_ON}."
+        )
 
 
 def _other_base(settings: Settings, runs: Sequence[Named]) -> Iterator[str]:
@@ -157,7 +207,7 @@ def _other_base(settings: Settings, runs: Sequence[Named]) -> Iterator[str]:
             most, *others = sorted(digests, key=len, reverse=True)
             name = most[0][1].config.get("model.name")
             yield (
-                f"The base weights of {name} differ between {_names(most)}, and {_names(others[0])} (sha256 "
+                f"The base weights of {name} differ between {names_of(most)}, and {names_of(others[0])} (sha256 "
                 f"{most[0][1].digests['base'][:12]}… and {others[0][0][1].digests['base'][:12]}…). Train all of them "
                 "on the same weights; model.revision=COMMIT pins them."
             )
@@ -183,7 +233,7 @@ def _training_data(setting: Setting) -> str:
 
 
 def _runs_of(settings: Sequence[Setting]) -> list[Named]:
-    return [(f"{setting.name} (seed {run.seed})", run) for setting in settings for run in setting.runs]
+    return [(setting.name, run) for setting in settings for run in setting.runs]
 
 
 def _alike_settings(settings: Sequence[Setting], key: Callable[[Setting], str]) -> list[list[Setting]]:
@@ -198,8 +248,26 @@ def _alike(runs: Sequence[Named], key: Callable[[RunResult], Any]) -> list[list[
     return list(found.values())
 
 
-def _names(runs: Sequence[Named]) -> str:
-    return listed([name for name, _ in runs], 2)
+def names_of(runs: Sequence[Named]) -> str:
+    """The rows of some runs with the runs' seeds, three rows at most and the rest as a number.
+
+    Args:
+        runs: those to name, each with its row.
+    """
+    seeds_of: dict[str, list[str]] = {}
+    for name, run in runs:
+        seeds_of.setdefault(name, []).extend([] if run.method == UNTRAINED else [str(run.seed)])
+    return listed([f"{name}{_seeds_in_brackets(seeds)}" for name, seeds in seeds_of.items()], _ROWS_SHOWN)
+
+
+def _seeds_in_brackets(seeds: Sequence[str]) -> str:
+    return f" (seed{'s' if len(seeds) > 1 else ''} {listed(seeds)})" if seeds else ""
+
+
+def _more(others: Sequence[Sequence[Named]]) -> str:
+    """How many others differ in ways of their own beside the one that is told, as part of a sentence."""
+    number = sum(len(runs) for runs in others[1:])
+    return f", and {number:,} more run{'s differ' if number > 1 else ' differs'} too" if number else ""
 
 
 def _test_source(run: RunResult) -> str:

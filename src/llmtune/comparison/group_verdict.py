@@ -1,15 +1,28 @@
 """What the rows of one group amount to, in sentences: beside full fine-tuning where it is among them, else by loss."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from llmtune.comparison.fairness import listed
-from llmtune.comparison.figures import UNIT, alone, in_brackets, measured, part, share, times
+from llmtune.comparison.defaults import has_default_rate, has_defaults
 from llmtune.comparison.outcome import Comparison, Metric, Pair, Row
-from llmtune.comparison.ranking import SIGNIFICANT
+from llmtune.comparison.ranking import SIGNIFICANT, UNREACHABLE
+from llmtune.comparison.rows import RATE
 from llmtune.comparison.statistics import Estimate
+from llmtune.comparison.wording import (
+    BETTER,
+    MOST_NAMES,
+    UNITS,
+    alone,
+    in_brackets,
+    in_sentence,
+    is_better_than_full,
+    listed,
+    part,
+    quality,
+    times,
+    weakness,
+)
 
-WEAK = "weak: 2 seeds"
 _NOTICEABLE = 0.05
 """Share by which a cost must be below the next to be called the least."""
 _ORDER = {"good enough": 0, "undecided": 1, "worse": 2, "no claim": 3}
@@ -25,7 +38,11 @@ def sentences_on(rows: Sequence[Row], comparison: Comparison) -> list[str]:
     full = next((row for row in rows if row.standing == "reference"), None)
     others = [row for row in rows if row.standing not in (None, "reference")]
     if full is not None and others:
-        found = list(_beside_full(others, full, comparison))
+        found = [
+            *_advice(others, full, comparison),
+            *_beside_full(others, full, comparison),
+            *_among_good(others, comparison),
+        ]
     elif len(rows) == 1:
         found = [_single(rows[0], comparison.metric)]
     else:
@@ -52,23 +69,32 @@ def opening(rows: Sequence[Row]) -> str:
         return f"with unequal search ({', '.join(budgets)})"
     number = len(rows) // len(of_method)
     if number > 1 and all(any(row.is_chosen for row in found) for found in of_method.values()):
-        rates = {len({_rate(row) for row in found}) for found in of_method.values()}
-        what = "learning rate" if rates == {number} else "settings"
-        return f"with each method's {what} chosen among {number} on validation"
+        return _searched(of_method, number)
     beside = any(key not in ("method.name", *row.group) for row in rows for key in row.values)
-    return "at default settings" if not beside and all(map(_has_default_rate, rows)) else "at the settings given"
+    return "at default settings" if not beside and all(map(has_defaults, rows)) else "at the settings given"
+
+
+def _searched(of_method: Mapping[str, Sequence[Row]], number: int) -> str:
+    """What each method's settings were chosen from, and which learning rates were not among it."""
+    rates = {method: len({_rate(row) for row in found}) for method, found in of_method.items()}
+    what = "learning rate" if set(rates.values()) == {number} else "settings"
+    chosen = f"with each method's {what} chosen among {number} on validation"
+    fixed = [method for method, tried in rates.items() if tried == 1]
+    if not fixed:
+        return chosen
+    of_them = "" if len(fixed) == len(rates) else f" of {listed(fixed)}"
+    defaults = all(has_default_rate(row) for method in fixed for row in of_method[method])
+    plural = "s" if len(fixed) > 1 else ""
+    kind = f"the default learning rate{plural}" if defaults else f"the learning rate{plural} given"
+    return f"{chosen}, at {kind}{of_them}"
 
 
 def _rate(row: Row) -> float | None:
-    return row.runs[0].config.get("train.learning_rate")
-
-
-def _has_default_rate(row: Row) -> bool:
-    return all(run.config.get("train.learning_rate") == run.config.get("method.learning_rate") for run in row.runs)
+    return row.runs[0].config.get(RATE)
 
 
 def _beside_full(others: Sequence[Row], full: Row, comparison: Comparison) -> Iterator[str]:
-    unit = UNIT[comparison.metric]
+    unit = UNITS[comparison.metric]
     if full.gain is not None and full.gain.basis != "examples" and math.isfinite(full.gain.value) and not _gained(full):
         yield (
             f"{full.name} itself has no clear gain over the base model ({in_brackets(full.gain, unit)}), so it can't "
@@ -77,21 +103,30 @@ def _beside_full(others: Sequence[Row], full: Row, comparison: Comparison) -> It
     says_95 = True
     for row in sorted(others, key=lambda row: _ORDER[str(row.standing)]):
         if row.quality is not None:
-            yield _standing(row, full, comparison.margin, says_95=says_95)
+            yield _standing(row, full, comparison, says_95=says_95)
             says_95 = False
         elif not _has_one_seed(row):
             yield _without_claim(row, full, comparison)
     on_one_seed = [row for row in others if row.quality is None and _has_one_seed(row)]
     if on_one_seed:
         yield f"On these examples and this seed {_apart(on_one_seed, full, unit)}."
+    yield from _costs_without_claim([row for row in others if row.quality is None], full, comparison)
+
+
+def _advice(others: Sequence[Row], full: Row, comparison: Comparison) -> Iterator[str]:
+    """What to take, where something speaks for it; the words before it say under which settings."""
+    if (taken := _to_take(others, full, comparison)) is not None:
+        yield f"Take {taken.name}."
+
+
+def _among_good(others: Sequence[Row], comparison: Comparison) -> Iterator[str]:
+    """Which of several rows that are good enough costs least, where that is known."""
     good = [row for row in others if row.standing == "good enough"]
-    if len(good) > 1 and (cheapest := _cheapest(good)):
+    if len(good) > 1 and (cheapest := _cheapest(good, comparison)):
         yield f"Of those that are good enough, {cheapest}."
-    elif (taken := _to_take(others, full)) is not None:
-        yield f"So take {taken.name}."
 
 
-def _to_take(others: Sequence[Row], full: Row) -> Row | None:
+def _to_take(others: Sequence[Row], full: Row, comparison: Comparison) -> Row | None:
     """The row that a person should take, where nothing speaks for another and the claims aren't weak."""
     if any(row.to_full is None or row.to_full.basis != "seeds" for row in others):
         return None
@@ -100,7 +135,8 @@ def _to_take(others: Sequence[Row], full: Row) -> Row | None:
     good = [row for row in others if row.standing == "good enough"]
     if len(good) != 1 or any(row.standing != "worse" for row in others if row is not good[0]):
         return None
-    least = [_least([good[0], full], name) for name in ("peak_memory_gib", "train_seconds")]
+    costs = ("peak_memory_gib", "train_seconds") if comparison.times_compare else ("peak_memory_gib",)
+    least = [_least([good[0], full], name) for name in costs]
     return good[0] if good[0] in least and full not in least else None
 
 
@@ -109,19 +145,28 @@ def _has_one_seed(row: Row) -> bool:
     return row.to_full is not None and row.to_full.basis == "examples" and math.isfinite(row.to_full.value)
 
 
-def _standing(row: Row, full: Row, margin: float, *, says_95: bool) -> str:
+def _standing(row: Row, full: Row, comparison: Comparison, *, says_95: bool) -> str:
     assert row.quality is not None
-    shown = share(row.quality, " of full's gain" if says_95 else "", says_95=says_95)
-    weak = f" ({WEAK})" if row.to_full is not None and row.to_full.basis == "few seeds" else ""
+    value, ends = quality(row.quality, comparison.margin)
+    kind = "95 % interval " if says_95 and row.quality.low > -math.inf else ""
+    shown = value + (" of full's gain" if says_95 else "") + (f" ({kind}{ends})" if ends else "")
+    weak = _in_brackets(row.to_full)
+    costs = _listed_costs(row, full, comparison)
+    shown += f", with {costs}" if costs else ""
     if row.standing == "good enough":
-        costs = _costs(row, full)
-        return f"{row.name} is good enough{weak}: it has {shown}{', with ' + costs if costs else ''}."
+        how = BETTER.replace("full", full.name) if is_better_than_full(row, comparison) else "good enough"
+        return f"{row.name} is {how}{weak}: it has {shown}."
     if row.standing == "worse":
         return f"{row.name} is worse{weak}: {shown}."
     # Its own interval may exclude the bound where the correction for several methods keeps the claim back.
-    is_apart = not row.quality.low <= 1 - margin <= row.quality.high
-    several = ", not sure enough with several methods judged at once" if is_apart else ""
-    return f"{row.name} is undecided{weak}: {shown}{several}; {row.would_decide} would decide it."
+    is_apart = not row.quality.low <= 1 - comparison.margin <= row.quality.high
+    several = "; not sure enough with several methods judged at once" if is_apart else ""
+    how = "would" if row.would_decide == UNREACHABLE else "may"
+    return f"{row.name} is undecided{weak}: {shown}{several}; {row.would_decide} {how} decide it."
+
+
+def _in_brackets(difference: Estimate | None) -> str:
+    return f" ({weakness(difference)})" if difference is not None and weakness(difference) else ""
 
 
 def _without_claim(row: Row, full: Row, comparison: Comparison) -> str:
@@ -133,8 +178,8 @@ def _without_claim(row: Row, full: Row, comparison: Comparison) -> str:
         return f"{row.name} can't be judged beside {full.name}: the notes say why."
     pair = find_pair(row, full, comparison.pairs)
     if pair is not None and pair.lower is not None:
-        return f"{_apart([row], full, UNIT[comparison.metric])}."
-    return f"{row.name} and {full.name} can't be told apart."
+        return f"{_apart([row], full, UNITS[comparison.metric])}{_in_brackets(pair.difference)}."
+    return f"{row.name} and {full.name} can't be told apart{_in_brackets(row.to_full)}."
 
 
 def _apart(rows: Sequence[Row], full: Row, unit: str) -> str:
@@ -142,32 +187,50 @@ def _apart(rows: Sequence[Row], full: Row, unit: str) -> str:
     found: list[str] = []
     for row in rows:
         assert row.to_full is not None
-        size, side = alone(row.to_full).lstrip("-"), "below" if row.to_full.value < 0 else "above"
+        is_below = row.to_full.value < 0
+        size, side = alone(row.to_full.scaled(-1 if is_below else 1)), "below" if is_below else "above"
         first = f"{row.name}'s loss is {size} {unit} {side} {full.name}'s"
         found.append(f"{row.name}'s {size} {side}" if found else first)
     return ", ".join(found)
 
 
-def _costs(row: Row, full: Row) -> str:
-    """What a row costs in terms of what full costs; memory and time only where both ran on the same devices."""
+def _costs(row: Row, full: Row, comparison: Comparison) -> dict[str, str]:
+    """What a row costs in terms of what full costs; memory and time only where they can be set beside each other."""
     cost, reference = row.cost, full.cost
-    found: list[str] = []
+    found: dict[str, str] = {}
     if cost.num_trainable and reference.num_trainable:
-        found.append(f"{part(cost.num_trainable, reference.num_trainable)} of the trainable parameters")
+        found["trainable parameters"] = part(cost.num_trainable, reference.num_trainable)
     if (cost.device, cost.num_devices) == (reference.device, reference.num_devices):
         if cost.peak_memory_gib and reference.peak_memory_gib:
-            found.append(f"{times(cost.peak_memory_gib, reference.peak_memory_gib)} of the memory")
-        if cost.train_seconds and reference.train_seconds:
-            found.append(f"{times(cost.train_seconds, reference.train_seconds)} times the training time")
+            found["memory"] = times(cost.peak_memory_gib, reference.peak_memory_gib)
+        if comparison.times_compare and cost.train_seconds and reference.train_seconds:
+            found["training time"] = times(cost.train_seconds, reference.train_seconds)
+    return found
+
+
+def _listed_costs(row: Row, full: Row, comparison: Comparison) -> str:
+    """`0.90 of the memory and 1.01 times the training time`; the parameters too for what is good enough."""
+    known = _costs(row, full, comparison)
+    if row.standing != "good enough":
+        known.pop("trainable parameters", None)
+    found = [f"{amount} {'times' if what == 'training time' else 'of'} the {what}" for what, amount in known.items()]
     return listed(found) if found else ""
 
 
-def _cheapest(rows: Sequence[Row]) -> str:
+def _costs_without_claim(rows: Sequence[Row], full: Row, comparison: Comparison) -> Iterator[str]:
+    """What each row takes beside full, of rows of which nothing is claimed; nothing where no cost is known."""
+    finite = [row for row in rows if math.isfinite(row.loss.value)]
+    found = [f"{row.name} takes {costs}" for row in finite if (costs := _listed_costs(row, full, comparison))]
+    if found:
+        yield f"Against {full.name}, {'; '.join(found)}."
+
+
+def _cheapest(rows: Sequence[Row], comparison: Comparison) -> str:
     """Which rows need the least memory and the least time, as the end of a sentence; empty where that isn't known."""
     if len({(row.cost.device, row.cost.num_devices) for row in rows}) > 1:
         return ""
     small = _least(rows, "peak_memory_gib")
-    quick = _least(rows, "train_seconds")
+    quick = _least(rows, "train_seconds") if comparison.times_compare else None
     if small is not None and quick is not None and small.name == quick.name:
         return f"{small.name} needs the least memory and time"
     parts = [f"{row.name} needs the least {what}" for row, what in ((small, "memory"), (quick, "time")) if row]
@@ -187,9 +250,9 @@ def _single(row: Row, metric: Metric) -> str:
     if not math.isfinite(row.loss.value):
         return f"{row.name}'s loss isn't finite."
     if gain is None or not math.isfinite(gain.value):
-        return f"{row.name} has a loss of {measured(row.loss)} {UNIT[metric]}; there is nothing to compare it with."
+        return f"{row.name} has a loss of {in_sentence(row.loss, UNITS[metric])}; there is nothing to compare it with."
     does, size = ("lowers", gain) if gain.value >= 0 else ("raises", gain.scaled(-1))
-    shown = f"{measured(size)} {UNIT[metric]}"
+    shown = in_sentence(size, UNITS[metric])
     if row.loss.basis != "examples" and gain.p_value > SIGNIFICANT:
         return f"{row.name} can't be told apart from the base model: it {does} the loss by {shown}."
     return f"{row.name} {does} the base model's loss by {shown}."
@@ -200,11 +263,14 @@ def _by_loss(rows: Sequence[Row], comparison: Comparison) -> Iterator[str]:
     if not finite:
         yield "No row has a finite loss."
         return
+    if not set.intersection(*(set(row.seeds) for row in rows)):
+        yield "No row can be chosen: they have no seed in common; run all with the same seeds."
+        return
     searched = any(key not in ("method.name", *row.group) for row in rows for key in row.values)
     validated = {row.name: row.validation_loss for row in finite if row.validation_loss is not None}
     by_validation = searched and len(validated) == len(finite)
     best = min(finite, key=lambda row: _finite(validated[row.name])) if by_validation else finite[0]
-    loss = f"{measured(best.loss)} {UNIT[comparison.metric]}"
+    loss = in_sentence(best.loss, UNITS[comparison.metric])
     if best.loss.basis == "examples":
         how = "has the lowest validation loss, and a test loss of" if by_validation else "has the lowest loss,"
         yield f"On these examples and this seed {best.name} {how} {loss}."
@@ -221,49 +287,47 @@ def _finite(loss: float) -> float:
 def _beside_best(best: Row, others: Sequence[Row], comparison: Comparison) -> Iterator[str]:
     pairs = [(row, find_pair(best, row, comparison.pairs)) for row in others]
     known = [(row, pair) for row, pair in pairs if pair is not None]
-    above = [row.name for row, pair in known if pair.lower == best.name]
-    below = [row.name for row, pair in known if pair.lower == row.name]
-    alike = [row for row, pair in known if pair.lower is None]
-    weak = f" ({WEAK})" if any(pair.difference.basis == "few seeds" for _, pair in known) else ""
+    above = [(row, pair) for row, pair in known if pair.lower == best.name]
+    below = [(row, pair) for row, pair in known if pair.lower == row.name]
+    alike = [(row, pair) for row, pair in known if pair.lower is None]
     if above:
-        yield f"It is lower than {listed(above)}{weak}."
+        yield f"It is lower than {_named(above)}."
     if below:
-        yield f"On the test set {listed(below)} {_is(below)} lower still{weak}."
+        verb = "is" if len(below) == 1 else "are"
+        yield f"On the test set {_named(below)} {verb} lower still."
     if alike:
-        cheapest = _cheapest([best, *alike])
-        end = f"; of these {cheapest}" if cheapest else ""
-        yield f"It can't be told apart from {listed([row.name for row in alike])}{weak}{end}."
+        cheapest = _cheapest([best, *(row for row, _ in alike)], comparison)
+        yield f"It can't be told apart from {_named(alike)}{f'; of these {cheapest}' if cheapest else ''}."
+
+
+def _named(found: Sequence[tuple[Row, Pair]]) -> str:
+    """The rows' names, marked where what is said of them is weak."""
+    marks = [_in_brackets(pair.difference) for _, pair in found]
+    if len(set(marks)) == 1:
+        return listed([row.name for row, _ in found], MOST_NAMES) + marks[0]
+    return listed([f"{row.name}{mark}" for (row, _), mark in zip(found, marks, strict=True)], MOST_NAMES)
 
 
 def _asides(rows: Sequence[Row], metric: Metric, *, is_single: bool) -> Iterator[str]:
     """What should be said of rows beside their rank."""
-    worse = [row.name for row in rows if _is_worse_than_base(row)]
+    worse = [row.name for row in rows if row.is_worse_than_base]
     if worse and not is_single:
-        yield f"After training {listed(worse)} {_is(worse)} worse than the base model."
+        yield f"After training {listed(worse, MOST_NAMES)} {_is(worse)} worse than the base model."
     forgetting = [
-        f"{row.name}'s by {measured(row.forgetting, says_95=False)}"
+        f"{row.name}'s by {in_sentence(row.forgetting, says_95=False)}"
         for row in rows
-        if row.forgetting and _is_clear(row.forgetting)
+        if row.forgets and row.forgetting is not None
     ]
     if forgetting:
-        yield f"Forgotten: on general text the loss rose, {listed(forgetting)} {UNIT[metric]}."
+        yield f"Forgotten: on general text the loss rose, {listed(forgetting, MOST_NAMES)} {UNITS[metric]}."
 
 
 def _is(names: Sequence[str]) -> str:
     return "is" if len(names) == 1 else "are"
 
 
-def _is_clear(rise: Estimate) -> bool:
-    return rise.basis != "examples" and rise.low > 0
-
-
 def _gained(row: Row) -> bool:
     return row.gain is not None and row.gain.value > 0 and row.gain.p_value <= SIGNIFICANT
-
-
-def _is_worse_than_base(row: Row) -> bool:
-    gain = row.gain
-    return gain is not None and gain.basis != "examples" and gain.value < 0 and gain.p_value <= SIGNIFICANT
 
 
 def find_pair(first: Row, second: Row, pairs: Sequence[Pair]) -> Pair | None:

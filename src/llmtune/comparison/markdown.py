@@ -32,7 +32,8 @@ def description(comparison: Comparison) -> str:
     whole = _joined(_parts(comparison, with_pairs=True))
     if len(whole) < DESCRIPTION_LENGTH:
         return whole
-    left_out = [f"{counted(len(comparison.pairs), 'pair')} of rows"] if comparison.pairs else []
+    num_pairs = len(pair_table(comparison).rows)
+    left_out = [f"{counted(num_pairs, 'pair')} of rows"] if num_pairs else []
     short = _joined([*_parts(comparison, with_pairs=False), _left_out(left_out)])
     if len(short) < DESCRIPTION_LENGTH:
         return short
@@ -75,8 +76,8 @@ def _rank(row: Row, place: int) -> tuple[int, int]:
 
 
 def _parts(comparison: Comparison, *, with_pairs: bool) -> Iterator[str]:
-    if comparison.unfair:
-        yield "**Not ranked:**\n\n" + _list(comparison.unfair)
+    if reasons := wording.untold_reasons(comparison):
+        yield "**Not ranked:**\n\n" + _list(reasons)
     if comparison.verdict:
         yield f"**{_escaped(comparison.verdict)}**"
     tables = [quality_table(comparison), cost_table(comparison), *([pair_table(comparison)] if with_pairs else [])]

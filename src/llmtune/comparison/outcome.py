@@ -35,6 +35,10 @@ class Row:
     """The base model's loss less this row's; None for a base model and where no base was measured."""
     forgetting: Estimate | None = None
     """Loss on general text above the base model's, nats per token (bits per byte): what was forgotten."""
+    forgets: bool = False
+    """Whether that loss rose for sure: a claim at 5 %, after Holm over all rows of the comparison."""
+    is_worse_than_base: bool = False
+    """Whether training raised the loss for sure: a claim at 5 %, after Holm over all rows' gains."""
     validation_loss: float | None = None
     """Mean over seeds."""
     is_chosen: bool = False
@@ -111,6 +115,8 @@ class Comparison:
     missing: Sequence[MissingRun] = ()
     margin: float = 0.05
     """`compare.margin`."""
+    times_compare: bool = True
+    """False where jobs shared a device, so that their times say nothing about each other."""
     price_per_hour: float | None = None
     num_test_examples: int = 0
     num_test_tokens: int = 0

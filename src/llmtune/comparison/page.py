@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from llmtune.comparison import wording
 from llmtune.comparison.outcome import Comparison
@@ -19,11 +20,11 @@ from llmtune.comparison.plots import (
 from llmtune.comparison.tables import Cell, Table, cost_table, pair_table, quality_table
 from llmtune.pages.elements import Content, Html, element, joined
 from llmtune.pages.numbers import counted
-from llmtune.pages.page import listing, section, table, verdict, write_page
+from llmtune.pages.page import in_sight, listing, section, table, verdict, write_page
 from llmtune.pages.series import Kind, key
 
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=\S)")
-_DECIDED = {"good enough", "worse"}
+_REFUSAL = "Nothing is ranked: "
 _PAIRS_IN_SIGHT = 10
 
 
@@ -56,23 +57,26 @@ def write_comparison_page(path: Path, comparison: Comparison) -> None:
 
 
 def _verdict(comparison: Comparison) -> Html:
-    """The box at the top: what to do, or why nothing is ranked, and jobs that don't count."""
-    missing = len(comparison.missing)
-    lines = (
-        [f"{counted(missing, 'job')} of the sweep {'is' if missing == 1 else 'are'} not counted."] if missing else []
-    )
+    """The box at the top: what to do, or why nothing is ranked."""
     sentences = _SENTENCE.split(comparison.verdict.strip()) if comparison.verdict.strip() else []
     if comparison.unfair:
-        return verdict("problem", "These runs can't fairly be ranked", [*comparison.unfair, *sentences, *lines])
+        told = " ".join(comparison.unfair)
+        # In the verdict a reason may begin with a small letter.
+        rest = [sentence for sentence in sentences if sentence.removeprefix(_REFUSAL)[1:] not in told]
+        return verdict("problem", "These runs can't fairly be ranked", [*comparison.unfair, *rest])
     if not sentences:
-        return verdict("problem", "There is no verdict", lines)
-    return verdict("good" if _is_decided(comparison) else "problem", sentences[0], [*sentences[1:], *lines])
+        return verdict("problem", "There is no verdict", [])
+    return verdict(_outcome(comparison), sentences[0], sentences[1:])
 
 
-def _is_decided(comparison: Comparison) -> bool:
-    """Whether something can be claimed: how a method stands to full, or where there is no full, one row to another."""
+def _outcome(comparison: Comparison) -> Literal["good", "neutral", "problem"]:
+    """Good where a row can stand for full, or without a full row one is better; neutral where all others are worse."""
     standings = {row.standing for row in comparison.rows} - {None}
-    return bool(standings & _DECIDED) if standings else any(pair.lower for pair in comparison.pairs)
+    if not standings:
+        return "good" if any(pair.lower for pair in comparison.pairs) else "problem"
+    if "good enough" in standings:
+        return "good"
+    return "neutral" if "worse" in standings else "problem"
 
 
 def _quality(comparison: Comparison) -> Html:
@@ -106,8 +110,9 @@ def _pairs(comparison: Comparison) -> Html:
     # Claims first; the sort leaves the others in their order.
     order = sorted(zip(comparison.pairs, shown.rows, strict=True), key=lambda entry: entry[0].lower is None)
     rows = [row for _, row in order]
-    parts = [_drawn(replace(shown, rows=rows[:_PAIRS_IN_SIGHT]), {})]
-    if folded := rows[_PAIRS_IN_SIGHT:]:
+    num_shown = in_sight(len(rows), _PAIRS_IN_SIGHT)
+    parts = [_drawn(replace(shown, rows=rows[:num_shown]), {})]
+    if folded := rows[num_shown:]:
         summary = element("summary", f"show {len(folded):,} more")
         parts.append(element("details", summary, _drawn(replace(shown, rows=folded), {})))
     return section("Rows against each other", *parts, note=note)

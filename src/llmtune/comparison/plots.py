@@ -2,7 +2,9 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from llmtune.comparison import wording
@@ -16,13 +18,14 @@ from llmtune.pages.curves import curves
 from llmtune.pages.elements import Html, element
 from llmtune.pages.heat_map import Shaded, heat_map
 from llmtune.pages.intervals import Ranged, intervals
+from llmtune.pages.numbers import counted
 from llmtune.pages.page import columns, section
-from llmtune.pages.scatter import LONGEST_LABEL, Point, scatter
+from llmtune.pages.scatter import LONGEST_LABEL, Point, num_unnamed, scatter
 from llmtune.pages.series import Kind, kinds
 
 _MINUTE, _HOUR = 60, 3600
 _ABSENT = object()
-_KEYS = re.compile(r"(?<!\S)[\w.]+=(?=\S)")
+_KEYS = re.compile(r"(?<!\S)([\w.]+=)(?=\S)")
 _CUT_AT = 1.5
 """Times the spread of the points that an error bar may stretch a chart."""
 
@@ -46,6 +49,9 @@ def cost_plots(comparison: Comparison) -> Html:
         return Html()
     what, better = ("quality", "higher") if _has_quality(comparison) else ("a low loss", "lower")
     note = f"Further left costs less, {better} is better. Bars are 95 % intervals; an arrow goes on beyond the chart."
+    keys = list(dict.fromkeys(key for row in _tuned(comparison) for key in _KEYS.findall(row.name)))
+    if any(_labels_of(comparison)[row.name] != row.name for row in _tuned(comparison)):
+        note += f" Names here leave out {wording.listed(keys)}."
     return section(f"What {what} costs", columns(*drawn), note=note)
 
 
@@ -90,7 +96,7 @@ def to_full_plot(comparison: Comparison) -> Html:
             row.to_full.high,
             wording.measured(row.to_full, signed=True),
             looks[row.name],
-            row.standing or "",
+            wording.standing(row, comparison),
         )
         for row in _tuned(comparison)
         if row.to_full is not None
@@ -125,7 +131,7 @@ def forgetting_plot(comparison: Comparison) -> Html:
     ]
     if not entries:
         return Html()
-    unit = "bits per UTF-8 byte" if comparison.metric == "bits_per_byte" else "nats per token"
+    unit = wording.UNITS[comparison.metric]
     drawn = intervals("forgotten", entries, [Mark(0.0, "base model")], unit, keep_marks=True)
     note = "Loss on general text above the base model's: what was forgotten. Right of the line is worse."
     return section("Forgotten on general text", drawn, note=note)
@@ -165,7 +171,7 @@ def loss_curves(comparison: Comparison) -> Html:
         return Html()
     drawn = [entry.curve for entry in found]
     x, y = curve_axes(drawn)
-    chart = curves("loss by step", drawn, Frame(x, y, "steps", "nats per supervised token", 300))
+    chart = curves("loss by step", drawn, Frame(x, y, "steps", wording.UNITS["loss"], 300))
     note = (
         "Lines: training loss, smoothed (moving average over steps, weight 0.9 on what came before), mean over seeds; "
         "bands reach from the lowest seed to the highest. Signs: validation loss. The first steps may lie above."
@@ -193,44 +199,74 @@ def _has_quality(comparison: Comparison) -> bool:
 
 def _cost_plot(comparison: Comparison, name: str, unit: str, cost: Callable[[Row], float | None]) -> Html | None:
     """One plot; None where fewer than two rows have a place in it."""
-    looks = row_kinds(comparison)
+    looks, labels = row_kinds(comparison), _labels_of(comparison)
     with_quality = _has_quality(comparison)
+    margin = comparison.margin if with_quality else None
     points = [
         point
         for row in _tuned(comparison)
-        if (point := _point(row, cost(row), unit, looks[row.name], with_quality)) is not None and point.is_known
+        if (point := _point(row, cost(row), unit, looks[row.name], margin)) is not None and point.is_known
     ]
     if len(points) < 2:
         return None
+    drawn = {point.label for point in points}
+    left = [row for row in _tuned(comparison) if row.name not in drawn]
+    points = [replace(point, label=labels[point.label]) for point in points]
     y_name = "quality, % of full's gain over the base model" if with_quality else wording.METRICS[comparison.metric]
     x = axis_for((point.x for point in points), unit, from_zero=True)
     frame = Frame(x, _bounded_axis(points), f"{name}, {unit}", y_name)
     title = f"{'quality' if with_quality else wording.METRICS[comparison.metric]} against {name}"
     marks = [Mark(100.0, "")] if with_quality else []
-    missing = len(_tuned(comparison)) - len(points)
-    left = element("p", f"{missing} not drawn: {name} or quality unknown", class_="more") if missing else None
-    return element("div", element("h3", f"{title[:1].upper()}{title[1:]}"), scatter(title, points, frame, marks), left)
+    told = [*_not_drawn(left, name, cost, with_quality=with_quality), *_without_name(num_unnamed(points, frame))]
+    more = element("p", "; ".join(told), class_="more") if told else None
+    return element("div", element("h3", f"{title[:1].upper()}{title[1:]}"), scatter(title, points, frame, marks), more)
 
 
-def _point(row: Row, cost: float | None, unit: str, kind: Kind, with_quality: bool) -> Point | None:
+def _not_drawn(
+    rows: Sequence[Row], name: str, cost: Callable[[Row], float | None], *, with_quality: bool
+) -> Iterator[str]:
+    """How many rows a plot hasn't, by why."""
+    what = "quality" if with_quality else "loss"
+    whys = Counter(_why(row, name, cost, what) for row in rows)
+    yield from (f"{number} not drawn: {why}" for why, number in whys.items())
+
+
+def _why(row: Row, name: str, cost: Callable[[Row], float | None], what: str) -> str:
+    found = cost(row)
+    if found is None or not math.isfinite(found):
+        return f"{name} unknown"
+    return "no quality, as not chosen on validation" if what == "quality" and not row.is_chosen else f"{what} unknown"
+
+
+def _without_name(count: int) -> Iterator[str]:
+    if count:
+        yield f"no room for {counted(count, 'name')}: point at a sign to read it"
+
+
+def _point(row: Row, cost: float | None, unit: str, kind: Kind, margin: float | None) -> Point | None:
+    """Where a row stands; without a margin by its loss, for want of quality."""
     if cost is None:
         return None
-    if not with_quality:
+    if margin is None:
         found: Interval = row.loss
         told = f"{wording.measured(found)} at {cost:,.2f} {unit}"
-        return Point(_label(row), cost, found.value, found.low, found.high, kind, told)
+        return Point(row.name, cost, found.value, found.low, found.high, kind, told)
     if row.standing == "reference":
-        return Point(_label(row), cost, 100.0, math.nan, math.nan, kind, f"100 % by definition at {cost:,.2f} {unit}")
+        return Point(row.name, cost, 100.0, math.nan, math.nan, kind, f"100 % by definition at {cost:,.2f} {unit}")
     if row.quality is None:
         return None
     low, value, high = (100 * end for end in (row.quality.low, row.quality.value, row.quality.high))
-    told = f"{wording.share(row.quality.value)} ({wording.limits(row.quality, wording.share)}) at {cost:,.2f} {unit}"
-    return Point(_label(row), cost, value, low, high, kind, told)
+    told_value, told_ends = wording.quality(row.quality, margin)
+    told = f"{told_value} ({told_ends}) at {cost:,.2f} {unit}"
+    return Point(row.name, cost, value, low, high, kind, told)
 
 
-def _label(row: Row) -> str:
-    """A row's name; where it is long, the values alone (`lora 8 0.0002`)."""
-    return row.name if len(row.name) <= LONGEST_LABEL else _KEYS.sub("", row.name)
+def _labels_of(comparison: Comparison) -> dict[str, str]:
+    """Each row's name; where one is too long, the values alone for all of them (`lora 8 0.0002`)."""
+    names = [row.name for row in _tuned(comparison)]
+    short = [_KEYS.sub("", name) for name in names]
+    is_short = all(len(name) <= LONGEST_LABEL for name in names)
+    return dict(zip(names, names if is_short or len(set(short)) < len(names) else short, strict=True))
 
 
 def _bounded_axis(points: Sequence[Point]) -> Axis:

@@ -15,7 +15,8 @@ from llmtune.comparison.statistics import Cells, Estimate, Need, estimate, holm,
 REFERENCE = "full"
 """The method that others are judged by."""
 SIGNIFICANT = 0.05
-_UNREACHABLE = "neither more seeds nor more test examples alone"
+UNREACHABLE = "neither more seeds nor more test examples alone"
+"""What would decide where nothing is likely to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +57,8 @@ class Ranking:
         full = chosen.get(REFERENCE)
         others = [setting for method, setting in chosen.items() if method != REFERENCE]
         judged = {one.setting.name: one for other in others if full and (one := self._judged(other, full))}
-        full_gains = full is not None and any(row.name == full.name and _is_gain(row.gain) for row in rows)
-        standings = _standings(list(judged.values()), full_gains=full_gains)
+        standings = _standings(list(judged.values()))
+        self.notes += _without_gain(list(judged.values()), full)
         ranked: list[Row] = []
         for row in rows:
             own, changes = judged.get(row.name), standings.get(row.name, {})
@@ -164,15 +165,52 @@ def _pairs(family: Sequence[tuple[Setting, Setting]], metric: Metric) -> Iterato
         )
 
 
-def _is_gain(gain: Estimate | None) -> bool:
-    """Whether training lowered the loss for sure."""
-    return gain is not None and gain.value > 0 and gain.p_value <= SIGNIFICANT
+def with_claims(rows: Sequence[Row]) -> list[Row]:
+    """The rows with what can be claimed of each beside the base model: each kind of claim is corrected over all rows.
+
+    Args:
+        rows: of the whole comparison, without the base models.
+    """
+    forgets = _are_above_0([row.forgetting for row in rows])
+    is_worse = _are_above_0([row.gain.scaled(-1) if row.gain is not None else None for row in rows])
+    return [
+        replace(row, forgets=forgot, is_worse_than_base=worse)
+        for row, forgot, worse in zip(rows, forgets, is_worse, strict=True)
+    ]
 
 
-def _standings(judged: Sequence[Judged], *, full_gains: bool) -> dict[str, dict]:
+def _are_above_0(found: Sequence[Estimate | None]) -> list[bool]:
+    """Which of a family of estimates are above 0 for sure; with one seed nothing is."""
+    known = [one if one is not None and one.basis != "examples" else None for one in found]
+    adjusted = holm([math.nan if one is None else one.p_value for one in known])
+    return [
+        one is not None and one.value > 0 and p_value <= SIGNIFICANT
+        for one, p_value in zip(known, adjusted, strict=True)
+    ]
+
+
+def _full_gains(one: Judged) -> bool:
+    """Whether training in full lowered the loss for sure, on the seeds that the setting is judged by."""
+    gain = estimate(one.full_gain)
+    return gain.value > 0 and gain.p_value <= SIGNIFICANT
+
+
+def _without_gain(judged: Sequence[Judged], full: Setting | None) -> Iterator[str]:
+    """A sentence for each setting that is judged on a part of full's seeds, on which full's gain isn't clear."""
+    for one in judged:
+        is_part = full is not None and 1 < one.to_full.num_seeds < len(full.seeds)
+        if full is not None and is_part and math.isfinite(one.to_full.value) and not _full_gains(one):
+            yield (
+                f"On the {one.to_full.num_seeds} seeds that {one.setting.name} and {full.name} have in common the gain "
+                f"of {full.name} can't be told from 0, so it can't be said what share of it {one.setting.name} keeps."
+            )
+
+
+def _standings(judged: Sequence[Judged]) -> dict[str, dict]:
     """What is found of each setting beside full: fields of its row, by name."""
     found: dict[str, dict] = {one.setting.name: {"standing": "no claim"} for one in judged}
-    tested = [(one, test) for one in judged if (test := estimate(one.margin)).basis != "examples"] if full_gains else []
+    gained = [one for one in judged if _full_gains(one)]
+    tested = [(one, test) for one in gained if (test := estimate(one.margin)).basis != "examples"]
     adjusted = holm([test.p_value for _, test in tested])
     for (one, test), p_value in zip(tested, adjusted, strict=True):
         if math.isnan(p_value):  # a loss isn't finite
@@ -200,5 +238,7 @@ def _need(one: Judged, p_values: Sequence[float], test: Estimate) -> str:
         number = max(1, need.seeds)
         return f"about {number} more seed{'s' if number > 1 else ''}"
     if need.examples_factor is not None:
-        return f"about {need.examples_factor:.2g} times the test examples"
-    return _UNREACHABLE
+        is_grouped = test.num_clusters < len(one.setting.runs[0].tuned.example_ids)
+        what = "as many independent groups of test examples" if is_grouped else "the test examples"
+        return f"about {need.examples_factor:.2g} times {what}"
+    return UNREACHABLE

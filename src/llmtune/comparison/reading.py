@@ -1,6 +1,7 @@
 """A run's record on disk to what a comparison needs of it."""
 
 import hashlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from llmtune.comparison.results import ExampleLosses, RunCost, RunResult
+from llmtune.comparison.results import ExampleLosses, RunCost, RunResult, TrainedOn
 from llmtune.config.saved import load_plain
 from llmtune.config.validate import flatten, to_plain, to_run_config
 from llmtune.errors import ConfigError, RunError
@@ -32,7 +33,7 @@ def read_result(folder: RunFolder) -> RunResult:
     Raises:
         RunError: the run hasn't measured its weights, or its record is missing or damaged.
     """
-    config = _flat_config(folder)
+    config = read_config(folder)
     try:
         return _result(folder, config)
     except (KeyError, TypeError, AttributeError) as error:
@@ -64,7 +65,8 @@ def _result(folder: RunFolder, config: dict[str, Any]) -> RunResult:
         general_tuned=_losses_if_there(folder, "general_tuned", again),
         general_base=_losses_if_there(folder, "general_base", again),
         validation_loss=train.get("best_validation_loss") if is_own_choice else None,
-        num_test_seen=evaluated.get("num_test_seen") or 0,
+        num_test_seen=_num_test_seen(config, manifest, trained_in, evaluated),
+        trained_on=_trained_on(trained_in) if trained_in else TrainedOn(),
         digests=_digests(manifest, trained_in, evaluated),
         choices=_choices(trained_in, evaluated),
         versions=_versions(manifest),
@@ -72,8 +74,15 @@ def _result(folder: RunFolder, config: dict[str, Any]) -> RunResult:
     )
 
 
-def _flat_config(folder: RunFolder) -> dict[str, Any]:
-    """The run's config with the defaults of keys that it doesn't know yet; as it is where it can't be made valid."""
+def read_config(folder: RunFolder) -> dict[str, Any]:
+    """The run's config, flat, with the defaults of keys that it doesn't know yet; as it is where it isn't valid.
+
+    Args:
+        folder: the run's.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
     plain = load_plain(folder.config_file)
     try:
         return flatten(to_plain(to_run_config(plain)))
@@ -96,7 +105,7 @@ def _names_own_choice(config: Mapping[str, Any], train: Mapping[str, Any]) -> bo
 
 
 def _measure_again(folder: RunFolder, config: Mapping[str, Any], evaluated: Mapping[str, Any]) -> str:
-    """What to type so that the same weights are measured anew, in a run of their own."""
+    """What to type so that the same weights are measured anew, in a run of their own, and that run is compared."""
     if config["method.name"] == UNTRAINED:
         weights = config.get("model.path") or config.get("model.id") or config["model.name"]
     elif config["source_weights"] is not None:
@@ -104,7 +113,7 @@ def _measure_again(folder: RunFolder, config: Mapping[str, Any], evaluated: Mapp
     else:
         trained = RunFolder(Path(config["source_run"])) if config["source_run"] else folder
         weights = trained.checkpoints / str(evaluated.get("checkpoint", "checkpoint-final"))
-    return f"python -m llmtune evaluate run={weights}"
+    return f"python -m llmtune evaluate run={weights}; then: python -m llmtune compare runs=[SWEEP,NEW_RUN]"
 
 
 def _losses_if_there(folder: RunFolder, model: str, again: str) -> ExampleLosses | None:
@@ -145,6 +154,30 @@ def _clusters(ids: np.ndarray) -> np.ndarray:
     return np.array([str(example_id).partition("-")[0] for example_id in ids])
 
 
+def _num_test_seen(
+    config: Mapping[str, Any], own: Manifest, trained_in: Manifest | None, evaluated: Mapping[str, Any]
+) -> int | None:
+    """How many test examples the weights may have learnt from; None where nothing is recorded that tells it."""
+    if evaluated.get("num_test_seen") is not None:
+        return evaluated["num_test_seen"]
+    if config["method.name"] == UNTRAINED or trained_in is own:
+        return 0
+    digests = [one.section("data").get("digest") if one else None for one in (own, trained_in)]
+    return 0 if digests[0] is not None and digests[0] == digests[1] else None
+
+
+def _trained_on(trained_in: Manifest) -> TrainedOn:
+    train, choices = trained_in.stage("train"), trained_in.section("choices")
+    names = ("micro_batch_size", "gradient_accumulation_steps", "num_processes")
+    division = [choices[name] for name in names if name in choices]
+    return TrainedOn(
+        examples_per_step=math.prod(division) if len(division) == len(names) else None,
+        total_steps=choices.get("total_steps"),
+        num_steps=train.get("steps"),
+        num_tokens=train.get("num_tokens"),
+    )
+
+
 def _digests(manifest: Manifest, trained_in: Manifest | None, evaluated: Mapping[str, Any]) -> dict[str, str]:
     """What the run read; of the training data what its weights were trained on."""
     model, data = manifest.section("model"), (trained_in.section("data") if trained_in else {})
@@ -155,7 +188,6 @@ def _digests(manifest: Manifest, trained_in: Manifest | None, evaluated: Mapping
         "tokenizer": model.get("tokenizer_digest"),
         "data": data.get("digest"),
         "train": data.get("split_digests", {}).get("train"),
-        "train_content": data.get("content_digests", {}).get("train"),
         "sources": joined if training_sources else None,
         "general": evaluated.get("general", {}).get("digest"),
     }

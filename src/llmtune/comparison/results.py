@@ -1,7 +1,7 @@
 """What a comparison reads of one finished run: each test example's loss, what it cost, and what it was made of."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,20 @@ class RunCost:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainedOn:
+    """How much training a run had; None where it isn't known."""
+
+    examples_per_step: int | None = None
+    """Over all processes."""
+    total_steps: int | None = None
+    """What its schedule was made for."""
+    num_steps: int | None = None
+    """Done, fewer where it stopped early."""
+    num_tokens: int | None = None
+    """Seen in all steps, over all processes."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunResult:
     """One run that has measured its weights on the test set."""
 
@@ -59,11 +73,14 @@ class RunResult:
     general_base: ExampleLosses | None = None
     validation_loss: float | None = None
     """The best in training, nats per supervised token: what a choice among settings may look at."""
-    num_test_seen: int = 0
-    """Test examples that also stand in the data which the weights were trained or selected on."""
+    num_test_seen: int | None = 0
+    """Test examples that also stand in the data which the weights were trained or selected on; None where that isn't
+    known."""
+    trained_on: TrainedOn = field(default_factory=TrainedOn)
     digests: Mapping[str, str]
     """sha256 of what the run read: `base` (weights), `tokenizer`, `train` (the training split's tokens and labels in
-    their order), `train_content` (the same examples under any tokenizer), `general`; what is unknown is missing."""
+    their order), `sources` (the training files), `data` (all that was prepared), `general` (the general text's tokens);
+    what is unknown is missing."""
     choices: Mapping[str, Any]
     """What was chosen at run time, such as precision and attention."""
     versions: Mapping[str, str]

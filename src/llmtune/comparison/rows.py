@@ -11,14 +11,18 @@ from llmtune.comparison.reading import UNTRAINED
 from llmtune.comparison.results import RunResult
 
 METHOD, MODEL, RATE = "method.name", "model.name", "train.learning_rate"
-_NO_BEARING = (
-    *("seed", "runs_dir", "cache_dir", "resume_allow", "source_run", "hardware.peer_timeout_seconds"),
+NO_BEARING = (
+    *("seed", "runs_dir", "cache_dir", "resume_allow", "source_run", "hardware."),
     *("compare.", "evaluate.", "export.", "generate.", "sweep.", "tracking."),
     *("data.licence", "data.num_workers", "data.write_clean"),
     *("train.checkpoint_every_steps", "train.keep_checkpoints", "train.log_every_steps"),
     "method.learning_rate",
 )
-"""Beginnings of keys that don't decide what is measured. The method's own rate acts through `train.learning_rate`."""
+"""Beginnings of keys that don't decide what is measured. The method's own rate acts through `train.learning_rate`.
+The machine's settings part rows only where a sweep has a run for each, see `find_settings`."""
+_OF_THE_MACHINE = ("hardware.kind", "hardware.num_processes", "hardware.num_threads")
+_LENGTH_OF_TIME = len("20260101-000000")
+"""Characters at the beginning of a run folder's name."""
 _OF_ITS_CHOICE = (
     (METHOD, ("method.", RATE)),
     (MODEL, ("model.",)),
@@ -78,11 +82,15 @@ class Settings:
 def find_settings(results: Sequence[RunResult]) -> Settings:
     """The settings among some runs, by name.
 
+    Runs that differ only in the machine's settings are one row, unless a sweep has several for one seed: then it varies
+    them on purpose.
+
     Args:
         results: the runs; several of one setting and seed may be among them, of which the newest counts.
     """
     trained = [result for result in results if result.method != UNTRAINED]
     axes = tuple(_varying(trained, results))
+    axes += tuple(key for key in _OF_THE_MACHINE if _is_swept(key, trained, axes))
     runs_of: dict[str, list[RunResult]] = {}
     for run in trained:
         runs_of.setdefault(as_text(values_of(run, axes)), []).append(run)
@@ -117,13 +125,33 @@ def _value(run: RunResult, key: str) -> Any:
 
 
 def _varying(trained: Sequence[RunResult], results: Sequence[RunResult]) -> Iterator[str]:
-    keys = dict.fromkeys(key for run in results for key in run.config if not key.startswith(_NO_BEARING))
+    keys = dict.fromkeys(key for run in results for key in run.config if not key.startswith(NO_BEARING))
     sections = list(dict.fromkeys(key.partition(".")[0] for key in keys))
     choices = [choice for choice, _ in _OF_ITS_CHOICE]
     for key in sorted(keys, key=lambda key: (sections.index(key.partition(".")[0]), key not in choices)):
         runs = results if key.startswith("model.") else trained
         if any(_differs(alike, key) for alike in _apart(runs, key)):
             yield key
+
+
+def _is_swept(key: str, trained: Sequence[RunResult], axes: Sequence[str]) -> bool:
+    """Whether a sweep has runs that differ in this key and are alike in what varies and in the seed."""
+    alike: dict[str, list[RunResult]] = {}
+    for run in trained:
+        made_at = run.folder.path.name[:_LENGTH_OF_TIME]  # one for all jobs of a sweep
+        alike.setdefault(as_text([made_at, run.seed, values_of(run, axes)]), []).append(run)
+    return any(_differs(runs, key) for runs in alike.values())
+
+
+def is_same_setting(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether two flat configs say the same of all that decides what is measured, but for the seed.
+
+    Args:
+        first: one run's.
+        second: the other's.
+    """
+    keys = {key for key in (*first, *second) if not key.startswith(NO_BEARING)}
+    return all(as_text(first.get(key)) == as_text(second.get(key)) for key in keys)
 
 
 def _apart(runs: Sequence[RunResult], key: str) -> Iterator[Sequence[RunResult]]:
@@ -161,7 +189,7 @@ def _brought_along(settings: Sequence[Setting]) -> Iterator[str]:
     keys = dict.fromkeys(key for config in configs.values() for key in config if key.startswith("method."))
     varied = {key for setting in settings for key in setting.values}
     for key in keys:
-        if key in varied or key.startswith(_NO_BEARING):
+        if key in varied or key.startswith(NO_BEARING):
             continue
         found = {method: config[key] for method, config in configs.items() if key in config}
         if len({as_text(value) for value in found.values()}) > 1:

@@ -3,15 +3,25 @@
 import math
 from collections.abc import Callable, Sequence
 
-from llmtune.comparison.outcome import Comparison, Metric, Pair
+from llmtune.comparison.outcome import Comparison, Metric, Pair, Row
 from llmtune.comparison.statistics import Estimate, Interval
 from llmtune.pages.numbers import counted
 
 UNKNOWN = "-"
 NOT_A_NUMBER = "NaN"
 METRICS: dict[Metric, str] = {"loss": "test loss", "bits_per_byte": "test bits per byte"}
-UNITS: dict[Metric, str] = {"loss": "nats per supervised token", "bits_per_byte": "bits per UTF-8 byte"}
+UNITS: dict[Metric, str] = {"loss": "nats per token", "bits_per_byte": "bits per byte"}
 _LOSS_DIGITS = 4
+_DIGITS_ALONE = 3
+MOST_NAMES = 3
+"""Rows that a sentence names at most."""
+BETTER = "better than full"
+WEAK = "weak: 2 seeds"
+"""What stands beside a claim on two seeds."""
+_CLAIMED_AT = 0.05
+_NARROW = 0.02
+"""Half-width of a share from which on a decimal of its per cent says nothing."""
+_MOST_SHARE_DECIMALS = 3
 _MINUS = "\N{MINUS SIGN}"
 _PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 _INFINITY = "\N{INFINITY}"
@@ -30,11 +40,11 @@ def perplexity(value: float | None) -> str:
     return _number(value, ".3f" if value < 10 else ".2f" if value < 100 else ",.1f" if value < 10_000 else ".3g")
 
 
-def share(value: float | None) -> str:
+def share(value: float, decimals: int = 0) -> str:
     """A share of 1 in per cent, of any size and sign."""
-    if value is None or not math.isfinite(value):
+    if not math.isfinite(value):
         return _number(value, "f")
-    return f"{_number(100 * value, ',.0f' if abs(value) >= 0.01 or not value else '.1f')} %"
+    return f"{_number(100 * value, f',.{decimals}f')} %"
 
 
 def half_width(interval: Interval) -> str:
@@ -55,7 +65,7 @@ def measured(interval: Interval, *, signed: bool = False) -> str:
 
 
 def limits(interval: Interval, shown: Callable[[float], str]) -> str:
-    """An interval's two ends, `93 to 104 %`; words where it isn't known.
+    """An interval's two ends, `7.39 to 7.69`; words where it isn't known.
 
     Args:
         interval: the interval.
@@ -63,8 +73,82 @@ def limits(interval: Interval, shown: Callable[[float], str]) -> str:
     """
     if math.isnan(interval.low) or math.isnan(interval.high):
         return "interval unknown" if math.isfinite(interval.value) else ""
-    low, high = shown(interval.low), shown(interval.high)
-    return f"{low.removesuffix(' %') if high.endswith(' %') else low} to {high}"
+    return f"{shown(interval.low)} to {shown(interval.high)}"
+
+
+def quality(interval: Interval, margin: float) -> tuple[str, str]:
+    """A share of full's gain in per cent, and its interval: `97.2 %` and `95.8 to 98.6 %`.
+
+    Args:
+        interval: the share; 1 is all.
+        margin: `compare.margin`: no end of the interval is rounded onto 1 less this, which decides.
+    """
+    decimals = 1 if (interval.high - interval.low) / 2 < _NARROW else 0
+    ends = [end for end in (interval.low, interval.high) if math.isfinite(end)]
+    while decimals < _MOST_SHARE_DECIMALS and any(_hides(end, 1 - margin, decimals) for end in ends):
+        decimals += 1
+    low, high = share(interval.low, decimals), share(interval.high, decimals)
+    if math.isnan(interval.low) or math.isnan(interval.high):
+        told = ""
+    elif math.isinf(interval.low):
+        told = "its interval has no end" if math.isinf(interval.high) else f"up to {high}"
+    else:
+        told = f"from {low} up" if math.isinf(interval.high) else f"{low.removesuffix(' %')} to {high}"
+    return share(interval.value, decimals), told
+
+
+def _hides(end: float, border: float, decimals: int) -> bool:
+    """Whether an end that lies beside the border is rounded onto it."""
+    return not math.isclose(end, border, abs_tol=1e-9) and share(end, decimals) == share(border, decimals)
+
+
+def in_sentence(interval: Interval, unit: str = "", *, says_95: bool = True) -> str:
+    """A loss with as many digits as its interval bears: `2.313 nats per token (95 % interval 2.298 to 2.328)`.
+
+    Args:
+        interval: the value.
+        unit: what stands behind the value.
+        says_95: whether to say what kind of interval it is.
+    """
+    ends = _ends(interval, says_95=says_95)
+    return " ".join(filter(None, [alone(interval), unit, f"({ends})" if ends else ""]))
+
+
+def in_brackets(interval: Interval, unit: str) -> str:
+    """The same for a place in brackets: `0.003 nats per token, 95 % interval −0.010 to 0.020`."""
+    return ", ".join(filter(None, [f"{alone(interval)} {unit}", _ends(interval, says_95=True)]))
+
+
+def alone(interval: Interval) -> str:
+    """The value without its interval, and with no more digits than that bears."""
+    return _number(interval.value, f".{_digits(interval)}f")
+
+
+def _ends(interval: Interval, *, says_95: bool) -> str:
+    if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
+        return ""
+    shown = limits(interval, lambda end: _number(end, f".{_digits(interval)}f"))
+    return f"95 % interval {shown}" if says_95 else shown
+
+
+def _digits(interval: Interval) -> int:
+    """So many decimals that half the interval's width has two digits."""
+    half = (interval.high - interval.low) / 2
+    if not (math.isfinite(half) and half > 0):
+        return _DIGITS_ALONE
+    return min(_LOSS_DIGITS, max(0, 1 - math.floor(math.log10(half))))
+
+
+def part(value: float, whole: float) -> str:
+    """One amount as a share of another: `3.6 %`."""
+    percent = 100 * value / whole
+    return f"{percent:.2g} %" if percent < 99.5 else f"{percent:.0f} %"
+
+
+def times(value: float, whole: float) -> str:
+    """One amount as a multiple of another with two decimals, fewer for large ones."""
+    multiple = value / whole
+    return f"{multiple:.2f}" if multiple < 10 else f"{multiple:.0f}"
 
 
 def basis(estimate: Estimate, num_seeds: int, *, whole: bool = True) -> str:
@@ -83,10 +167,21 @@ def basis(estimate: Estimate, num_seeds: int, *, whole: bool = True) -> str:
     return f"{seeds}, weak" if estimate.basis == "few seeds" else seeds
 
 
+def weakness(estimate: Estimate) -> str:
+    """Why a difference carries little, in two words; empty where it carries.
+
+    Args:
+        estimate: the difference, on the seeds that both sides have.
+    """
+    return {"few seeds": WEAK, "examples": "examples only: 1 seed"}.get(estimate.basis, "")
+
+
 def p_value(value: float | None) -> str:
-    """A probability with three decimals."""
+    """A probability with three decimals, never rounded onto the 0.05 that decides."""
     if value is None or math.isnan(value):
         return UNKNOWN
+    if f"{value:.3f}" == f"{_CLAIMED_AT:.3f}" and value != _CLAIMED_AT:
+        return f"{'<' if value < _CLAIMED_AT else '>'} {_CLAIMED_AT:g}"
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
@@ -124,10 +219,32 @@ def better(pair: Pair) -> str:
     return pair.lower or "no claim"
 
 
+def is_better_than_full(row: Row, comparison: Comparison) -> bool:
+    """Whether a row that is good enough gains more than full for sure: alone, and among all pairs.
+
+    Args:
+        row: one of the comparison's rows, by its name there.
+        comparison: that it belongs to.
+    """
+    if row.standing != "good enough" or row.quality is None or not row.quality.low > 1:
+        return False
+    full = {other.name for other in comparison.rows if other.standing == "reference" and other.group == row.group}
+    beside = [pair for pair in comparison.pairs if {pair.first, pair.second} - {row.name} <= full]
+    return all(pair.lower == row.name for pair in beside if row.name in (pair.first, pair.second))
+
+
+def standing(row: Row, comparison: Comparison) -> str:
+    """How a row stands to full in a word or three; empty where it has no standing."""
+    return BETTER if is_better_than_full(row, comparison) else row.standing or ""
+
+
 def interval_note(comparison: Comparison) -> list[str]:
     """What the intervals are, in a sentence or two; of those that say less, why."""
     rows = [row for row in comparison.rows if not row.is_base]
-    kinds = {row.loss.basis for row in rows}
+    compared = [row.to_full for row in rows if row.to_full is not None]
+    compared += [pair.difference for pair in comparison.pairs]
+    # What the seeds carry matters where something is compared.
+    kinds = set() if comparison.unfair else {found.basis for found in (*(row.loss for row in rows), *compared)}
     groups = counted(comparison.num_clusters, "independent group")
     said = [
         "Intervals are 95 %: of those made so from new seeds and new examples, 95 in 100 hold the true value "
@@ -142,13 +259,18 @@ def interval_note(comparison: Comparison) -> list[str]:
 
 def quality_note(comparison: Comparison) -> str | None:
     """What quality and good enough mean; None where no row has them."""
-    judged = [row for row in comparison.rows if row.quality is not None or row.standing not in (None, "no claim")]
-    if comparison.unfair or not judged:
+    if comparison.unfair or all(row.quality is None for row in comparison.rows):
         return None
     return (
         "Quality is the share of full's gain over the base model. Good enough: what is missing is surely less than "
-        f"{share(comparison.margin)} of that gain."
+        f"{100 * comparison.margin:g} % of that gain."
     )
+
+
+def untold_reasons(comparison: Comparison) -> list[str]:
+    """Why nothing is ranked, as far as the verdict doesn't say it."""
+    # Within the verdict a reason may begin with a small letter.
+    return [reason for reason in comparison.unfair if reason[1:] not in comparison.verdict]
 
 
 def test_set(comparison: Comparison) -> str:
@@ -157,10 +279,10 @@ def test_set(comparison: Comparison) -> str:
     return f"{examples}, {counted(comparison.num_test_tokens, 'supervised token')}"
 
 
-def listed(names: Sequence[str], most: int = 3) -> str:
-    """The first names, and how many more there are."""
-    rest = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
+def listed(names: Sequence[str], most: int = 4) -> str:
+    """`a, b and c`, the rest as a number."""
+    shown = [*names[:most], *([f"{len(names) - most:,} more"] if len(names) > most else [])]
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -64,20 +64,35 @@ class _Capture:
         assert self.run_jobs_with is not None
         taken = take_out_lacking(configs)
         overrides = [without(typed, keys) for typed, keys in zip(overrides, taken, strict=True)]
-        problems: list[str] = []
+        jobs_with: dict[str, list[str]] = {}
         checked: list[RunConfig] = []
-        for config, typed in zip(configs, overrides, strict=True):
+        for config, name in zip(configs, _what_differs(overrides), strict=True):
             try:
                 checked.append(_checked(config, self.finish))
             except ConfigError as error:
-                problems += [f"{problem} (job {' '.join(typed)})" for problem in error.problems]
-        if problems:
-            raise ConfigError(problems)
+                for problem in error.problems:
+                    jobs_with.setdefault(problem, []).append(name)
+        if jobs_with:
+            raise ConfigError([_of_jobs(problem, names, len(configs)) for problem, names in jobs_with.items()])
         for sentence in left_out(configs, taken):
             print(f"llmtune: {sentence}", file=sys.stderr)
         statuses = self.run_jobs_with(checked, overrides)
         self.statuses += statuses
         return statuses
+
+
+def _what_differs(overrides: Sequence[Sequence[str]]) -> list[str]:
+    """Each job's overrides that not all jobs have."""
+    common = set.intersection(*map(set, overrides)) if overrides else set()
+    return [" ".join(override.lstrip("+") for override in job if override not in common) for job in overrides]
+
+
+def _of_jobs(problem: str, names: Sequence[str], num_jobs: int) -> str:
+    """A problem with the jobs that have it, where it isn't all of them."""
+    if len(names) == num_jobs:
+        return problem
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{problem} (job {names[0]}{more})"
 
 
 def compose(composition: Composition, run_jobs: RunJobs | None = None) -> RunConfig | list[int]:

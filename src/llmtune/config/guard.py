@@ -26,9 +26,17 @@ def guarded() -> Iterator[None]:
     """Within it a config that names anything to run is refused, before Hydra acts on it."""
     from hydra._internal import hydra as internal
 
-    before = internal.ConfigLoaderImpl
+    before, jobs = internal.ConfigLoaderImpl, dict[tuple[str, ...], DictConfig]()
 
     class Guarded(before):
+        def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+            # Hydra composes each job twice: to see whether it can be composed, and for the launcher.
+            known = jobs.pop(tuple(sweep_overrides), None)
+            if known is not None:
+                return known
+            jobs[tuple(sweep_overrides)] = config = super().load_sweep_config(master_config, sweep_overrides)
+            return config
+
         def load_configuration(self, config_name: str | None, *arguments: Any, **settings: Any) -> DictConfig:
             primary = self.repository.load_config(config_name) if config_name is not None else None
             if primary is not None:

@@ -10,7 +10,7 @@ from llmtune.pages.elements import Content, Html, element, joined
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 """A browser that reads the page fetches and runs nothing, whatever stands in it."""
-_ICONS = {"problem": "▲", "good": "✓"}
+_ICONS = {"problem": "▲", "good": "✓", "neutral": "→"}
 _FOLDED = 200
 """Lines of a list that the page holds at most; the rest is counted."""
 
@@ -59,7 +59,7 @@ def quiet(entries: Sequence[tuple[str, str]]) -> Html:
     return element("dl", *lines, class_="quiet") if lines else Html()
 
 
-def verdict(kind: Literal["problem", "good"], heading: str, lines: Sequence[Content] = ()) -> Html:
+def verdict(kind: Literal["problem", "good", "neutral"], heading: str, lines: Sequence[Content] = ()) -> Html:
     """A box that says at one look how things stand.
 
     Args:
@@ -102,6 +102,7 @@ def listing(lines: Sequence[str], count: int | None = None, shown: int = 8) -> H
         shown: how many are in sight.
     """
     rest = max(count or 0, len(lines)) - min(len(lines), _FOLDED)
+    shown = in_sight(min(len(lines), _FOLDED), shown)
     first, folded = lines[:shown], lines[shown:_FOLDED]
     parts = [_lines(first)]
     if folded:
@@ -109,6 +110,11 @@ def listing(lines: Sequence[str], count: int | None = None, shown: int = 8) -> H
     if rest:
         parts.append(element("p", f"and {rest:,} more", class_="more"))
     return joined(parts)
+
+
+def in_sight(count: int, most: int) -> int:
+    """How many of so many lines are shown before the rest is folded away: a single one isn't worth a fold."""
+    return count if count <= most + 1 else most
 
 
 def columns(*parts: Content) -> Html:

@@ -63,7 +63,8 @@ class _Label:
 def scatter(title: str, points: Sequence[Point], frame: Frame, marks: Sequence[Mark] = ()) -> Html:
     """Points, their error bars and their names.
 
-    An end of a bar beyond the axis is drawn as an arrow. Points without a place are left out.
+    An end of a bar beyond the axis is drawn as an arrow. Points without a place are left out. A name that would lie
+    on others is left out too: the point says it when it is pointed at.
 
     Args:
         title: what is shown.
@@ -77,6 +78,17 @@ def scatter(title: str, points: Sequence[Point], frame: Frame, marks: Sequence[M
     signs = [shape(point.kind, frame.across(point.x), frame.down(point.y), _told(point)) for point in reversed(known)]
     labels = [_drawn(label, frame) for label in _placed(known, frame)]
     return framed(title, f"{counted(len(known), 'point')}. {said}", frame, marks, bars, signs, labels)
+
+
+def num_unnamed(points: Sequence[Point], frame: Frame) -> int:
+    """How many of the points have no room for their name.
+
+    Args:
+        points: what is drawn.
+        frame: the axes.
+    """
+    known = [point for point in points if point.is_known]
+    return len(known) - len(list(_placed(known, frame)))
 
 
 def _told(point: Point) -> str:
@@ -98,9 +110,10 @@ def _bar(point: Point, frame: Frame) -> Html | None:
 
 
 def _placed(points: Sequence[Point], frame: Frame) -> Iterator[_Label]:
-    """Where each label goes: beside its point, or as near to it as others leave room."""
+    """Where each label goes: beside its point, or as near to it as others leave room; nowhere if they leave none."""
     taken = [_sign_box(point, frame) for point in points]
-    for point in sorted(points, key=lambda point: frame.down(point.y)):
+    # What has a colour of its own is named first.
+    for point in sorted(points, key=lambda point: (point.kind.place is None, frame.down(point.y))):
         text = point.label if len(point.label) <= LONGEST_LABEL else f"{point.label[: LONGEST_LABEL - 1]}…"
         own = _sign_box(point, frame)
         others = [box for box in taken if box != own]
@@ -108,9 +121,11 @@ def _placed(points: Sequence[Point], frame: Frame) -> Iterator[_Label]:
         free = (
             (shift, is_right) for shift, is_right in tried if _fits(_box(own, text, shift, is_right), others, frame)
         )
-        shift, is_right = next(free, (0, own.left < _NARROW / 2))
-        taken.append(_box(own, text, shift, is_right))
-        yield _Label(point, text, shift, is_right)
+        found = next(free, None)
+        if found is not None:
+            shift, is_right = found
+            taken.append(_box(own, text, shift, is_right))
+            yield _Label(point, text, shift, is_right)
 
 
 def _sign_box(point: Point, frame: Frame) -> _Box:

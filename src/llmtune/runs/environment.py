@@ -8,6 +8,10 @@ from typing import Any
 
 CORES_VARIABLE = "LLMTUNE_NUM_CORES"
 """Environment variable that gives a sweep's job its share of the machine's CPU cores."""
+JOBS_AT_ONCE_VARIABLE = "LLMTUNE_JOBS_AT_ONCE"
+"""Environment variable that gives a sweep's job the number of jobs, itself included, that share its GPU or CPU."""
+BASE_EVALUATIONS_VARIABLE = "LLMTUNE_BASE_EVALUATIONS"
+"""Environment variable that gives a sweep's job the folder which keeps the base model's evaluations for all of them."""
 _PACKAGES = ("llmtune", "torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers", "safetensors")
 _MORE_PACKAGES = ("hydra-core", "omegaconf", "mlflow", "datasets", "numpy", "sympy", "networkx")
 
@@ -27,6 +31,11 @@ def usable_cores() -> int:
     """CPU cores that this process may use; its share, where a sweep runs jobs side by side."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, int(os.environ.get(CORES_VARIABLE, cores)))
+
+
+def jobs_at_once() -> int:
+    """How many jobs of a sweep, this process's included, may compute on its GPU or CPU at once; 1 for it alone."""
+    return int(os.environ.get(JOBS_AT_ONCE_VARIABLE, "1"))
 
 
 def git_commit() -> str | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from llmtune.config.paths import with_absolute_paths
 from llmtune.config.run import RunConfig
 from llmtune.config.saved import save_config
-from llmtune.errors import RunError
+from llmtune.errors import ConfigError, RunError, explained
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.status import RunRecord, RunStatusFile, status_files
 
@@ -63,15 +63,25 @@ def is_sweep_folder(path: Path) -> bool:
 
 
 def runs_of_sweep(folder: Path) -> list[Path]:
-    """The run folders of a sweep's jobs, in order, as its files name them; empty where none can be read."""
+    """The run folders of a sweep's jobs, in order, as its files name them; empty where none can be read.
+
+    Runs that were moved or copied together with the sweep are those beside it, or in it.
+    """
     sweep = RunFolder(folder)
     for file, at in ((sweep.sweep_file, "jobs"), (sweep.summary_file, None)):
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            return [Path(job["folder"]) for job in (content[at] if at else content)]
+            named = [Path(job["folder"]) for job in (content[at] if at else content)]
+            return [_where_it_is(path, folder) for path in named]
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return []
+
+
+def _where_it_is(recorded: Path, sweep: Path) -> Path:
+    """A run's folder beside its sweep or in it, where it lies there; else as it was recorded."""
+    near = (sweep.parent / recorded.name, sweep / recorded.name)
+    return next((path for path in near if path.is_dir()), recorded)
 
 
 def find_sweep(reference: str, runs_dir: Path) -> RunFolder:
@@ -177,7 +187,14 @@ def _unknown(reference: str, runs_dir: Path, reason: str) -> RunError:
 
 
 def _make_folder(runs_dir: Path, name: str, now: datetime) -> Path:
-    runs_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        runs_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if explained(error) is not None:
+            raise
+        raise ConfigError(
+            f"runs_dir={runs_dir}: the folder can't be made ({error.strerror}); choose another place"
+        ) from error
     while True:
         path = runs_dir.absolute() / f"{now:%Y%m%d-%H%M%S}-{name}-{secrets.token_hex(2)}"
         try:

@@ -19,6 +19,7 @@ from llmtune.data.preparing.alone import alone
 from llmtune.data.token_table import TokenTable
 from llmtune.evaluation.perplexity import LossReport, make_report
 from llmtune.logs import say, warn
+from llmtune.runs.environment import BASE_EVALUATIONS_VARIABLE
 from llmtune.runs.file_digest import sha256_of
 from llmtune.runs.manifest import write_json
 from llmtune.stages.context import RunContext
@@ -26,11 +27,12 @@ from llmtune.stages.measuring import Measured
 from llmtune.stages.training_choices import device_name
 from llmtune.training.collectives import value_of_first, wait_for_all
 
-FOLDER_VARIABLE = "LLMTUNE_BASE_EVALUATIONS"
-"""Names the folder in which the jobs of a sweep keep what the base model came to."""
 _ACCOUNT = "measured.json"
 _CHOICES = ("attention", "packed", "loss")
 """What training chose that measuring takes over."""
+_LONGEST_WAIT = 600.0
+_SHARE_OF_LIMIT = 0.25
+"""Of a job's time limit, which runs on while it waits for another job that may have stopped for good."""
 
 
 def shared_base(context: RunContext, num_prompts: int, measure: Callable[[], Measured]) -> Measured | None:
@@ -46,14 +48,15 @@ def shared_base(context: RunContext, num_prompts: int, measure: Callable[[], Mea
     Returns:
         None in the other processes than the first, where it was measured before.
     """
-    shared = os.environ.get(FOLDER_VARIABLE)
+    shared = os.environ.get(BASE_EVALUATIONS_VARIABLE)
     if not shared:
         return measure()
     depends_on = _depends_on(context, num_prompts)
     kept = Path(shared) / hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:32]
     kept.parent.mkdir(parents=True, exist_ok=True)
+    waiting = alone(kept.with_suffix(".lock"), "measuring the base model", _longest_wait(context))
     # The others wait for the first in `value_of_first`; a lock of their own would stand in its way.
-    with alone(kept.with_suffix(".lock"), "measuring the base model") if distributed.is_first() else nullcontext():
+    with waiting if distributed.is_first() else nullcontext():
         known = _recalled(context, kept) if distributed.is_first() else None
         if value_of_first(float(known is not None), context.device):
             return known
@@ -62,6 +65,12 @@ def shared_base(context: RunContext, num_prompts: int, measure: Callable[[], Mea
             _keep(kept, measured, depends_on)
     wait_for_all()
     return measured
+
+
+def _longest_wait(context: RunContext) -> float:
+    """Seconds to wait for another job's measurement: then the time is better spent on measuring here."""
+    limit = context.config.sweep.job_timeout_minutes
+    return _LONGEST_WAIT if limit is None else min(_LONGEST_WAIT, _SHARE_OF_LIMIT * limit * 60)
 
 
 def _depends_on(context: RunContext, num_prompts: int) -> dict[str, Any]:

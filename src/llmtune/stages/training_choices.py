@@ -16,6 +16,7 @@ from llmtune.methods.method import enable_activation_checkpointing, trainable_pa
 from llmtune.models.attention import VARLEN_KERNEL, set_attention, varlen_attn
 from llmtune.models.packing import AttentionChoice, choose_attention, packing_fault
 from llmtune.models.token_loss import WHOLE, LossChoice, choose_loss, set_loss
+from llmtune.runs.environment import jobs_at_once
 from llmtune.stages.context import RunContext
 from llmtune.stages.division import division
 from llmtune.training.collectives import most_over_ranks
@@ -125,6 +126,14 @@ def record_choices(context: RunContext, parts: TrainParts, choices: Choices) -> 
     if not begun or free:
         # In every process, as the later stages ask it.
         context.manifest.record("choices", {name: made[name] for name in free or made}, write=distributed.is_first())
+    _record_company(context, begun)
+
+
+def _record_company(context: RunContext, begun: Mapping[str, Any]) -> None:
+    """Note with how many jobs the run shares what it computes on, now or before: its times are then not its own."""
+    sharing = jobs_at_once()
+    if sharing > begun.get("jobs_at_once", 1):
+        context.manifest.record("choices", {"jobs_at_once": sharing}, write=distributed.is_first())
 
 
 def settle_changes(context: RunContext, step: int) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from llmtune.comparison.gathering import Candidate
 from llmtune.errors import RunError
+from llmtune.logs import warn
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.lookup import MLFLOW_RUN_ID, find_run, find_sweep, is_sweep_folder, places_of, runs_of_sweep
 from llmtune.runs.status import RunStatusFile
@@ -58,16 +59,22 @@ def _sweep(reference: str, runs_dir: Path) -> RunFolder | None:
 
 
 def _runs_of(sweep: RunFolder) -> list[Candidate]:
-    """A sweep's jobs; of one that an older llmtune made those of its summary.
+    """A sweep's jobs; those of its summary where an older llmtune made it, or its plan is damaged, which is said.
 
     Raises:
         RunError: it names none.
     """
+    problem = ""
     if sweep.sweep_file.exists():
-        return [_candidate(job.folder, job.name) for job in read_plan(sweep).jobs]
+        try:
+            return [_candidate(job.folder, job.name) for job in read_plan(sweep).jobs]
+        except RunError as error:
+            problem = f" ({error})"
     runs = [_candidate(RunFolder(path)) for path in runs_of_sweep(sweep.path)]
     if not runs:
-        raise RunError(f"{sweep.path} names no runs; name them with runs=[A,B]")
+        raise RunError(f"{sweep.path} names no runs{problem}; name them with runs=[A,B]")
+    if problem:
+        warn(f"the runs are those that {sweep.summary_file} names{problem}")
     return runs
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmtune.config.hardware import HardwareConfig
-from llmtune.runs.environment import CORES_VARIABLE, usable_cores
+from llmtune.runs.environment import CORES_VARIABLE, JOBS_AT_ONCE_VARIABLE, usable_cores
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -47,12 +47,15 @@ class Slot:
     """The GPUs that the job sees; none for one on the CPU."""
     num_cores: int | None = None
     """CPU cores that the job may use; None for all."""
+    num_sharing: int = 1
+    """Jobs that may compute at once on the same GPU, or where there is none on the CPU, with this one."""
 
     @property
     def environment(self) -> Mapping[str, str]:
         """What tells the job so."""
         devices = {_VISIBLE: ",".join(self.gpus)} if self.gpus else {}
-        return devices | ({CORES_VARIABLE: str(self.num_cores)} if self.num_cores is not None else {})
+        cores = {CORES_VARIABLE: str(self.num_cores)} if self.num_cores is not None else {}
+        return devices | cores | ({JOBS_AT_ONCE_VARIABLE: str(self.num_sharing)} if self.num_sharing > 1 else {})
 
     @property
     def description(self) -> str:
@@ -92,7 +95,8 @@ class Slots:
         if len(free) < wanted:
             return None
         names = list(self._load)
-        slot = Slot(tuple(names[number] for number in sorted(number for _, number in free[:wanted])), self._num_cores)
+        gpus = tuple(names[number] for number in sorted(number for _, number in free[:wanted]))
+        slot = Slot(gpus, self._num_cores, min(self._jobs_a_gpu if gpus else self._on_cpu_at_once, self.num_at_once))
         self._count(slot, 1)
         return slot
 

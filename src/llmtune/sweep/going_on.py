@@ -10,13 +10,14 @@ from typing import Any
 
 from llmtune.config.run import RunConfig
 from llmtune.config.saved import load_config, load_plain, save_config
-from llmtune.errors import LlmtuneError, RunError
+from llmtune.errors import ConfigError, LlmtuneError, RunError
 from llmtune.logs import say, silence_libraries, start_logging
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.manifest import Manifest
-from llmtune.runs.status import RunRecord, RunStatusFile, check_not_running
+from llmtune.runs.status import RunRecord, RunStatusFile, check_not_running, without_credentials
 from llmtune.sweep.job import JobOutcome, SweepJob
 from llmtune.sweep.jobs import settings_for
+from llmtune.sweep.known_runs import known_runs
 from llmtune.sweep.plan import SweepPlan, read_plan
 from llmtune.sweep.run import run_sweep
 from llmtune.tracking.dead_runs import mark_dead_runs
@@ -51,6 +52,7 @@ def finish_sweep(folder: RunFolder, config: RunConfig, typed_uri: str | None = N
 
     Raises:
         RunError: the sweep can't be read, or another process is at work on it or on a run of it.
+        ConfigError: jobs are finished, and the typed store doesn't have their runs.
     """
     plan = read_plan(folder)
     check_not_running(folder)
@@ -61,19 +63,21 @@ def finish_sweep(folder: RunFolder, config: RunConfig, typed_uri: str | None = N
     uri = _tracking_uri(folder, config, plan, typed_uri)
     mark_dead_runs(folder.path.parent, uri)
     seconds = _earlier_seconds(folder)
-    jobs, outcomes = [], []
+    jobs, left, outcomes = [], [], []
     for planned in plan.jobs:
         job, outcome = _standing(planned, plan.stages, seconds)
         jobs.append(job)
         if outcome is not None:
             outcomes.append(outcome)
-        elif typed_uri is not None:
+        else:
+            left.append(job)
+    if typed_uri is not None:
+        _check_store_has(outcomes, uri)
+        for job in left:
             _record_in(job.folder, uri)
-    num_left = len(jobs) - len(outcomes)
     num_done = sum(outcome.status == "FINISHED" for outcome in outcomes)
     say(
-        f"{num_done} of {len(jobs)} jobs are finished"
-        + (f", {num_left} to go" if num_left else ", nothing is left to do")
+        f"{num_done} of {len(jobs)} jobs are finished" + (f", {len(left)} to go" if left else ", nothing is left to do")
     )
     for outcome in outcomes:
         if outcome.error is not None:
@@ -126,6 +130,28 @@ def _tracking_uri(folder: RunFolder, config: RunConfig, plan: SweepPlan, typed: 
     recorded = record.tracking_uri if record is not None else None
     chosen = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or recorded
     return resolve_tracking_uri(chosen, plan.working_folder)
+
+
+def _check_store_has(outcomes: Sequence[JobOutcome], uri: str) -> None:
+    """Refuse a store that lacks the runs of finished jobs: the sweep would be in two halves.
+
+    Raises:
+        ConfigError: it lacks one.
+    """
+    store, elsewhere = without_credentials(uri), []
+    for outcome in outcomes:
+        record = RunStatusFile(outcome.job.folder.status_file).read()
+        if outcome.status == "FINISHED" and record is not None and record.tracking_uri not in (None, store):
+            elsewhere.append(record)
+    ids = [record.mlflow_run_id for record in elsewhere]
+    known = known_runs(uri, [run_id for run_id in ids if run_id is not None]).run_ids
+    lacking = [record for record in elsewhere if record.mlflow_run_id not in known]
+    if lacking:
+        jobs = "1 finished job is" if len(lacking) == 1 else f"{len(lacking)} finished jobs are"
+        raise ConfigError(
+            f"tracking.uri={store}: {jobs} recorded in {lacking[0].tracking_uri}; leave it out, or start a new "
+            "sweep without run="
+        )
 
 
 def _record_in(run: RunFolder, uri: str) -> None:

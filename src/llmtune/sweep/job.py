@@ -77,6 +77,8 @@ class JobOutcome:
     """One line that says why it is not FINISHED."""
     mlflow_run_id: str | None = None
     """Its MLflow run."""
+    timed_out: bool = False
+    """Whether `sweep.job_timeout_minutes` ended it."""
 
 
 def worker_command(folder: RunFolder, stages: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ from llmtune.runs.layout import RunFolder
 from llmtune.runs.manifest import write_json
 from llmtune.runs.status import RunStatusFile
 from llmtune.sweep.job import SweepJob, SweepSettings
+from llmtune.sweep.known_runs import known_runs
 from llmtune.sweep.summary import markdown
 from llmtune.tracking.links import children_link, compare_link, ui_base
 from llmtune.tracking.mlflow import DESCRIPTION_TAG, MlflowTracker, TrackedRun
@@ -77,12 +78,13 @@ class SweepRecord:
             self._tracker.close(status)
 
     def say_links(self, run_ids: Sequence[str]) -> None:
-        """Print the links to the pages that show the runs side by side."""
+        """Print the links to the pages that show the runs side by side, as far as the store knows them."""
         if self._tracker is None or self._tracker.experiment_id is None or self.run_id is None or not run_ids:
             return
         uri = self._settings.tracking_uri or ""
-        base = ui_base(uri, self._settings.ui_port)
-        say(f"side by side: {compare_link(base, self._tracker.experiment_id, run_ids)}")
+        base, known = ui_base(uri, self._settings.ui_port), known_runs(uri, run_ids).run_ids
+        if known:
+            say(f"side by side: {compare_link(base, self._tracker.experiment_id, known)}")
         say(f"bars and curves: {children_link(base, self._tracker.experiment_id, self.run_id)}")
         if not uri.startswith(("http://", "https://")):
             say("(both need MLflow's pages: python -m llmtune ui)")

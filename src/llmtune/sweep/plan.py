@@ -42,7 +42,7 @@ def write_plan(folder: RunFolder, plan: SweepPlan) -> None:
 
 
 def read_plan(folder: RunFolder) -> SweepPlan:
-    """The plan that a sweep's folder keeps; runs that were moved together with it are found beside it.
+    """The plan that a sweep's folder keeps; runs that were moved or copied together with it are those beside it.
 
     Raises:
         RunError: there is none, or it is damaged or of a newer format.
@@ -72,7 +72,7 @@ def read_plan(folder: RunFolder) -> SweepPlan:
 def _job(entry: dict[str, Any], stages: Sequence[str], sweep: RunFolder) -> SweepJob:
     recorded = Path(entry["folder"])
     beside = sweep.path.parent / recorded.name
-    folder = RunFolder(beside if beside.is_dir() and not recorded.is_dir() else recorded)
+    folder = RunFolder(beside if beside.is_dir() else recorded)
     return SweepJob(
         name=str(entry["name"]),
         folder=folder,

@@ -12,15 +12,13 @@ from pathlib import Path
 
 import psutil
 
+from llmtune.runs.environment import BASE_EVALUATIONS_VARIABLE
 from llmtune.runs.status import RunState, RunStatusFile
 from llmtune.signals import kill_all, started_by
 from llmtune.sweep.job import JobOutcome, SweepJob, SweepSettings
 from llmtune.sweep.lifeline import SWEEP_PROCESS_VARIABLE
 from llmtune.tracking.dead_runs import end_run
 from llmtune.tracking.mlflow import PARENT_RUN_VARIABLE, SWEEP_JOB_VARIABLE, SWEEP_VARIABLE
-
-BASE_EVALUATIONS_VARIABLE = "LLMTUNE_BASE_EVALUATIONS"
-"""Environment variable that gives a sweep's job the folder which keeps the base model's evaluations for all of them."""
 
 
 @dataclass(frozen=True)
@@ -154,12 +152,15 @@ def _judge(job: SweepJob, ended: _Ended, tracking_uri: str | None) -> JobOutcome
     if recorded != status:
         end_run(job.folder, status, error, tracking_uri)
     seconds, run_id = job.earlier_seconds + ended.seconds, record.mlflow_run_id if record is not None else None
-    return JobOutcome(job=job, status=status, seconds=seconds, error=error, mlflow_run_id=run_id)
+    timed_out = ended.timed_out and status != "FINISHED"
+    return JobOutcome(job=job, status=status, seconds=seconds, error=error, mlflow_run_id=run_id, timed_out=timed_out)
 
 
 def _verdict(ended: _Ended, recorded: RunState | None) -> tuple[RunState, str | None]:
     code = ended.exit_status
-    if ended.interrupted and not (recorded == "FINISHED" and code == 0):
+    if recorded == "FINISHED" and code == 0:  # also where it was told to end just then
+        return "FINISHED", None
+    if ended.interrupted:
         return "KILLED", "interrupted"
     if ended.timed_out:
         return "FAILED", "stopped after sweep.job_timeout_minutes"
@@ -169,8 +170,6 @@ def _verdict(ended: _Ended, recorded: RunState | None) -> tuple[RunState, str | 
         return "KILLED", f"ended by {signal.Signals(-code).name}"
     if code > 0:
         return ("KILLED" if recorded == "KILLED" else "FAILED"), f"exit status {code}"
-    if recorded == "FINISHED":
-        return "FINISHED", None
     if recorded in ("FAILED", "KILLED"):
         return recorded, f"recorded as {recorded}"
     return "FAILED", "ended without recording that it finished"

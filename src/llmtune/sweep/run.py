@@ -69,22 +69,32 @@ def _finish(record: SweepRecord, outcomes: Sequence[JobOutcome], settings: Sweep
     print_table("sweep", COLUMNS, table_rows(entries))
     if compared is not None:
         show_comparison(compared[0])
-        say(f"the comparison: {compared[1].page}")
+        if compared[1] is not None:
+            say(f"the comparison: {compared[1].page}")
+        say(f"again at any time: python -m llmtune compare run={record.folder.path}")
     for outcome in failed:
         if outcome.status is not None:
             fail(f"{outcome.job.name} {outcome.status}: {outcome.error} (log: {outcome.job.folder.log_file})")
     say(f"summary: {record.summary_file}")
     record.say_links([outcome.mlflow_run_id for outcome in outcomes if outcome.mlflow_run_id])
     if failed:
-        say(f"to finish it: python -m llmtune -m run={record.folder.path}")
+        say(f"to finish it: python -m llmtune -m run={record.folder.path}{_more_time(failed, settings)}")
     if interrupted:
         raise KeyboardInterrupt
     return 1 if failed else 0
 
 
+def _more_time(failed: Sequence[JobOutcome], settings: SweepSettings) -> str:
+    """What to type beside it where a job met its limit: twice that; it goes on from its last checkpoint."""
+    limit = settings.job_timeout_seconds
+    if limit is None or not any(outcome.timed_out for outcome in failed):
+        return ""
+    return f" sweep.job_timeout_minutes={2 * limit / 60:g}"
+
+
 def _compared(
     record: SweepRecord, outcomes: Sequence[JobOutcome], settings: SweepSettings
-) -> tuple[Comparison, ComparisonFiles] | None:
+) -> tuple[Comparison, ComparisonFiles | None] | None:
     """The comparison, recorded; None where there is nothing to compare, or it can't be made: the runs stand anyway."""
     try:
         compared = compare_jobs(outcomes, settings)
@@ -97,6 +107,6 @@ def _compared(
         return None
     if compared is not None:
         record.set_description(description(compared[0]))
-        for file in compared[1].all:
+        for file in compared[1].all if compared[1] is not None else ():
             record.log_artifact(file)
     return compared

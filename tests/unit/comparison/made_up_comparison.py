@@ -161,7 +161,7 @@ def methods(folder: Path = FOLDER, **more: Any) -> Comparison:
         "rows": rows,
         "pairs": pairs,
         "verdict": "At default settings lora is good enough: it keeps 98 % of what full fine-tuning gains, "
-        "in half its memory. qlora is undecided; about 4 more seeds would decide it.",
+        "in half its memory. qlora is undecided; about 4 more seeds may decide it.",
         "notes": ["The learning rate was not searched, so each method runs at its default."],
         "missing": [],
         "price_per_hour": 2.5,

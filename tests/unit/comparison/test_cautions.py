@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -67,6 +68,29 @@ def test_losses_computed_in_another_precision() -> None:
     ]
 
 
+@pytest.mark.parametrize(("device", "noted"), [("cpu", True), ("cuda:0", False)])
+def test_other_numbers_of_threads(device, noted) -> None:
+    results = [
+        replace(run, choices={**run.choices, "device": device, "num_threads": 1 if run.method == "lora" else 2})
+        for run in sweep(GAINS)
+    ]
+    sentence = "The runs were trained with other numbers of CPU threads (1 and 2): times don't compare."
+    assert notes(results) == ([sentence] if noted else [])
+
+
+def test_threads_that_a_sweep_varies_are_not_noted() -> None:
+    results = [
+        replace(
+            run,
+            choices={**run.choices, "device": "cpu", "num_threads": number},
+            config={**run.config, "hardware.num_threads": number},
+        )
+        for number in (1, 2)
+        for run in sweep({"lora": 0.9})
+    ]
+    assert notes(results) == []
+
+
 @pytest.mark.parametrize(("number", "noted"), [(19, True), (20, False)])
 def test_few_test_examples(number, noted) -> None:
     found = notes(sweep({"lora": 0.9}, num_examples=number))
@@ -75,11 +99,29 @@ def test_few_test_examples(number, noted) -> None:
     )
 
 
+@pytest.mark.parametrize(("number", "noted"), [(19, True), (20, False)])
+def test_few_groups_of_test_examples(number, noted) -> None:
+    clusters = np.array([f"document{place % number}" for place in range(120)])
+    results = [replace(run, tuned=replace(run.tuned, clusters=clusters)) for run in sweep(GAINS)]
+    sentence = (
+        "The test examples belong to only 19 independent groups, such as documents: the intervals say little about "
+        "others. Take 100 or more."
+    )
+    assert notes(results) == ([sentence] if noted else [])
+
+
 def test_missing_seeds() -> None:
     results = [run for run in sweep({**GAINS, "qlora": 0.5}) if run.method == "full" or run.seed == 1]
     assert notes(results) == [
         "Seeds 2 and 3 missing for lora and qlora: two settings are compared on the seeds that both have."
     ]
+
+
+def test_seeds_of_rows_that_share_none_are_not_missing() -> None:
+    results = [run for run in sweep(GAINS, (1, 2, 3, 4)) if (run.method == "full") == (run.seed < 3)]
+    assert notes(results) == ["lora and full have no seed in common, so they can't be compared."]
+    beside = [run for run in sweep({**GAINS, "qlora": 0.5}) if (run.method == "qlora") == (run.seed == 3)]
+    assert not any("missing" in note for note in notes(beside))
 
 
 def test_no_base() -> None:
@@ -104,6 +146,13 @@ def test_a_base_that_came_out_twice(apart, noted) -> None:
 def test_unknown_training_examples() -> None:
     assert notes(with_lora(digests={"base": "b" * 64, "tokenizer": "t" * 64})) == [
         "What lora was trained on isn't recorded, so it can't be checked that it was the same."
+    ]
+
+
+def test_unknown_whether_the_test_set_was_seen() -> None:
+    assert notes(with_lora(num_test_seen=None)) == [
+        "Whether test examples also stand in what lora learnt from can't be checked. Measure again on a file that is "
+        "new to all runs: python -m llmtune evaluate run=RUN data.eval_path=FILE."
     ]
 
 

@@ -293,6 +293,30 @@ def test_without_a_validation_loss_none_is_chosen() -> None:
     assert len(found.pairs) == 6
 
 
+@pytest.mark.parametrize("apart", [True, False])
+def test_of_settings_without_a_common_seed_none_is_chosen(apart) -> None:
+    results = [
+        run
+        for rate, seeds in ((1e-4, (1, 2)), (2e-4, (3, 4) if apart else (1, 2)))
+        for run in rates({("lora", rate): (0.9, 2.0 + rate)}, seeds)
+    ]
+    found = compared(results)
+    assert sum(row.is_chosen for row in found.rows) == (0 if apart else 1)
+    assert len(found.pairs) == (0 if apart else 1)
+    assert ("lowest" in found.verdict) != apart
+    assert found.verdict.startswith("No row can be chosen: they have no seed in common") == apart
+    assert not any("missing" in note for note in found.notes)
+
+
+def test_of_methods_without_a_common_seed_none_is_chosen() -> None:
+    results = [
+        run for run in sweep({"lora": 1.0, "qlora": 0.5}, (1, 2, 3, 4)) if (run.method == "lora") == (run.seed < 3)
+    ]
+    found = compared(results)
+    assert found.pairs == []
+    assert "no row can be chosen: they have no seed in common" in found.verdict and "lowest" not in found.verdict
+
+
 def test_groups_are_judged_by_themselves_and_corrected_by_themselves() -> None:
     results = [
         run
@@ -386,7 +410,7 @@ def test_no_runs_are_no_rows() -> None:
     missing = [MissingRun(name="lora", status="FAILED", error="out of memory")]
     found = compare([], CompareConfig(), "a sweep", missing)
     assert found.rows == [] and found.missing == missing
-    assert found.verdict == "There is nothing to compare: no trained run has measured its weights."
+    assert found.verdict.startswith("There is nothing to compare: no trained run has measured its weights.")
 
 
 def test_records_that_know_other_clusters_are_compared_though_nothing_is_ranked() -> None:

@@ -83,6 +83,11 @@ def test_the_verdict_is_at_the_top_and_says_how_things_stand(tmp_path: Path) -> 
         "At default settings lora is good enough: it keeps 98 % of what full fine-tuning gains, in half its memory."
     )
     assert kind(tmp_path, methods()) == ("good", verdict)
+    worse = [
+        replace(entry, standing="worse" if entry.standing == "good enough" else entry.standing)
+        for entry in methods().rows
+    ]
+    assert kind(tmp_path, replace(methods(), rows=worse)) == ("neutral", verdict)
     undecided = [replace(entry, standing=entry.standing and "undecided") for entry in methods().rows]
     assert kind(tmp_path, replace(methods(), rows=undecided)) == ("problem", verdict)
     without_full = [replace(entry, standing=None) for entry in methods().rows]
@@ -90,8 +95,7 @@ def test_the_verdict_is_at_the_top_and_says_how_things_stand(tmp_path: Path) -> 
     assert kind(tmp_path, replace(methods(), rows=without_full, pairs=methods().pairs[1:])) == ("problem", verdict)
     assert kind(tmp_path, replace(methods(), verdict="")) == ("problem", "There is no verdict")
     read = page(tmp_path, methods(missing=[MissingRun(name="lora seed=4", status="FAILED", error="out of memory")]))
-    assert "qlora is undecided; about 4 more seeds would decide it." in read.text["top"]
-    assert "1 job of the sweep is not counted." in read.text["top"]
+    assert "qlora is undecided; about 4 more seeds may decide it." in read.text["top"]
     assert "lora seed=4: FAILED, out of memory" in read.text["Jobs that are not counted"]
 
 
@@ -183,6 +187,68 @@ def test_only_claims_are_bold_and_come_first(tmp_path: Path) -> None:
 def test_many_pairs_are_folded(tmp_path: Path) -> None:
     text = page(tmp_path, many(8)).text["Rows against each other"]
     assert "show 18 more" in text and text.count("no claim") == 28
+
+
+def test_a_single_pair_is_not_folded(tmp_path: Path) -> None:
+    found = many(5)
+    assert len(found.pairs) == 10
+    extra = [replace(found.pairs[0], first=f"x{number}") for number in range(2)]
+    assert (
+        "show" not in page(tmp_path, replace(found, pairs=[*found.pairs, *extra[:1]])).text["Rows against each other"]
+    )
+    text = page(tmp_path, replace(found, pairs=[*found.pairs, *extra])).text["Rows against each other"]
+    assert "show 2 more" in text
+
+
+def test_the_refusal_is_told_once(tmp_path: Path) -> None:
+    reasons = ["The sets differ: so. Measure all alike.", "lora was trained on it."]
+    told = "Nothing is ranked: the sets differ: so. Measure all alike. lora was trained on it. Not counted: 1 job."
+    text = page(tmp_path, replace(methods(), unfair=reasons, verdict=told)).text["top"]
+    assert [text.lower().count(part) for part in ("sets differ: so", "measure all alike", "trained on it")] == [1, 1, 1]
+    assert "Nothing is ranked" not in text and "Not counted: 1 job." in text
+
+
+def drawn(tmp_path: Path, found: Comparison) -> tuple[list[str], str]:
+    """The names in the plot of quality or loss against memory, and the lines beneath it."""
+    page(tmp_path, found)
+    markup = (tmp_path / "comparison.html").read_text(encoding="utf-8")
+    plot = markup.partition(" against peak memory</h3>")[2].partition("<h3>")[0]
+    return re.findall(r'<text[^>]*class="name [^>]*>([^<]*)', plot), "".join(re.findall(r'"more">(.*?)</p>', plot))
+
+
+def test_names_in_a_plot_are_shortened_all_in_one_way(tmp_path: Path) -> None:
+    names = ["full learning_rate=2", "lora learning_rate=0.001000"]
+    full, lora = (row(name, {}, 2.0 + place, cost=cost(1 + 4 * place, 9)) for place, name in enumerate(names))
+    short, _ = drawn(tmp_path, comparison(axes=[], rows=[full, lora]))
+    assert sorted(short) == ["full 2", "lora 0.001000"]
+    assert "Names here leave out learning_rate=." in (tmp_path / "comparison.html").read_text(encoding="utf-8")
+    whole, _ = drawn(tmp_path, comparison(axes=[], rows=[full, replace(lora, name="lora learning_rate=0.1")]))
+    assert sorted(whole) == [names[0], "lora learning_rate=0.1"]
+    assert "leave out" not in (tmp_path / "comparison.html").read_text(encoding="utf-8")
+    alike = [replace(full, name="lora the_first_rate_of_all=1"), replace(lora, name="lora b=1")]
+    kept, _ = drawn(tmp_path, comparison(axes=[], rows=alike))
+    assert len(set(kept)) == 2
+
+
+def test_what_is_not_drawn_says_why(tmp_path: Path) -> None:
+    known = cost(2.0, 60)
+    others = [
+        row("a", {}, 2.1, cost=known),
+        row("b", {}, 2.2, cost=known),
+        row("c", {}, 2.3, cost=known, standing="no claim"),
+        row("d", {}, 2.4, standing="undecided", quality=Interval(value=0.9, low=0.8, high=1.0)),
+    ]
+    _, told = drawn(tmp_path, replace(methods(), rows=[*methods().rows, *others]))
+    assert told == (
+        "2 not drawn: no quality, as not chosen on validation; 1 not drawn: quality unknown; "
+        "1 not drawn: peak memory unknown"
+    )
+
+
+def test_names_without_room_are_counted(tmp_path: Path) -> None:
+    rows = [row(f"lora rank={number}", {"x": number}, 2.0, cost=cost(4, 60)) for number in range(40)]
+    names, told = drawn(tmp_path, comparison(axes=["x"], rows=rows))
+    assert 5 < len(names) < 40 and told == f"no room for {40 - len(names)} names: point at a sign to read it"
 
 
 def test_where_nothing_is_ranked_the_page_says_so_and_claims_nothing(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from made_up import losses, result, runs_of, sweep
 
 from llmtune.comparison.compare import compare
-from llmtune.comparison.fairness import listed
+from llmtune.comparison.results import TrainedOn
+from llmtune.comparison.wording import listed
 from llmtune.config.compare import CompareConfig
 
 pytestmark = pytest.mark.fast
@@ -60,10 +61,10 @@ def test_other_test_sets() -> None:
         for run in sweep(GAINS)
     ]
     assert unfair(moved) == (
-        "The test sets differ: of the 120 test examples of full eval_path=null (seed 1), full eval_path=null (seed 2) "
-        "and 1 more, 5 are missing in lora eval_path=other.jsonl (seed 1), lora eval_path=other.jsonl (seed 2) and 1 "
-        "more, and 5 others stand there (from other.jsonl and train.jsonl; data.eval_path is /d/other.jsonl and null). "
-        "Measure all of them on one file: python -m llmtune evaluate run=RUN data.eval_path=FILE."
+        "The test sets differ: of the 120 test examples of full eval_path=null (seeds 1, 2 and 3), 5 are missing in "
+        "lora eval_path=other.jsonl (seeds 1, 2 and 3), and 5 others stand there (from other.jsonl and train.jsonl; "
+        "data.eval_path is /d/other.jsonl and null). Measure all of them on one file: python -m llmtune evaluate "
+        "run=RUN data.eval_path=FILE."
     )
 
 
@@ -136,7 +137,7 @@ def test_other_training_examples_that_no_key_tells() -> None:
 def test_a_seed_on_other_training_examples_is_found() -> None:
     results = sweep({"lora": 1.0})
     results[1] = replace(results[1], digests={**results[1].digests, "train": "other"})
-    assert "differ between lora (seed 1) and lora (seed 3), and lora (seed 2), and no key" in unfair(results)
+    assert "differ between lora (seeds 1 and 3), and lora (seed 2), and no key" in unfair(results)
 
 
 def test_older_records_are_told_apart_by_the_digest_of_all_data() -> None:
@@ -196,6 +197,97 @@ def test_examples_dropped_by_the_models_loss_are_the_models_doing() -> None:
     assert "The training examples" in unfair(runs("ignore"))
 
 
+def with_steps(results, numbers: dict[str, TrainedOn], **changes: Any):
+    """The results with the steps of each method, or of `method seed`."""
+    return [
+        replace(
+            run,
+            trained_on=numbers.get(f"{run.method} {run.seed}", numbers.get(run.method, STEPS)),
+            config={**run.config, **changes.get(run.method, {})},
+        )
+        for run in results
+    ]
+
+
+STEPS = TrainedOn(examples_per_step=8, total_steps=46, num_steps=46, num_tokens=9000)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "told"),
+    [
+        (
+            {"lora 1": replace(STEPS, examples_per_step=32, total_steps=12, num_tokens=8000)},
+            "(seeds 1, 2 and 3) and lora (seeds 2 and 3) had 8 examples a step and lora (seed 1) had 32, and no key",
+        ),
+        (
+            {"full 2": replace(STEPS, total_steps=5)},
+            "and lora (seeds 1, 2 and 3) had 46 steps and full (seed 2) had 5, and no key",
+        ),
+        (
+            {"full 2": replace(STEPS, num_steps=5)},
+            "lora (seeds 1, 2 and 3) had 46 steps done and full (seed 2) had 5, and no key",
+        ),
+        ({"full 2": replace(STEPS, num_tokens=7)}, "full (seed 2) had 7 training tokens and lora (seed 2) had 9,000"),
+    ],
+)
+def test_other_steps_that_no_key_tells(numbers, told) -> None:
+    reason = unfair(with_steps(sweep(GAINS), numbers))
+    assert reason.startswith("The runs weren't trained alike: ") and told in reason
+
+
+def test_steps_alike_or_unknown_are_fair() -> None:
+    assert compared(with_steps(sweep(GAINS), {})).unfair == []
+    assert compared(with_steps(sweep(GAINS), {"lora": TrainedOn()})).unfair == []
+
+
+def test_tokens_are_compared_seed_by_seed() -> None:
+    """An epoch that isn't finished has other examples under another seed."""
+    numbers = {f"{method} {seed}": replace(STEPS, num_tokens=9000 + seed) for method in GAINS for seed in (1, 2, 3)}
+    assert compared(with_steps(sweep(GAINS), numbers)).unfair == []
+    numbers["lora 2"] = replace(STEPS, num_tokens=9003)
+    assert "full (seed 2) had 9,002 training tokens and lora (seed 2) had 9,003" in unfair(
+        with_steps(sweep(GAINS), numbers)
+    )
+
+
+FEWER = replace(STEPS, total_steps=20, num_steps=20, num_tokens=4000)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "key"),
+    [
+        (replace(FEWER, examples_per_step=32), "hardware.num_processes"),
+        (replace(FEWER, examples_per_step=32), "train.micro_batch_size"),
+        (FEWER, "train.num_epochs"),
+        (FEWER, "data.num_examples"),
+        (FEWER, "model.revision"),
+    ],
+)
+def test_a_key_of_the_sweep_may_change_the_steps(numbers, key) -> None:
+    found = with_steps(sweep({"lora": 0.9}) + list(runs_of("lora", 0.9, name="other")), {})
+    for place in (3, 4, 5):
+        found[place] = replace(found[place], trained_on=numbers, config={**found[place].config, key: 2})
+    assert compared(found).unfair == []
+    # Its own runs still have to agree.
+    found[5] = replace(found[5], trained_on=replace(numbers, total_steps=19))
+    assert "weren't trained alike" in unfair(found)
+
+
+def test_more_data_or_epochs_are_no_reason_for_a_larger_step() -> None:
+    found = with_steps(sweep({"lora": 0.9}) + list(runs_of("lora", 0.9, name="other")), {})
+    for place in (3, 4, 5):
+        other = replace(FEWER, examples_per_step=32)
+        found[place] = replace(found[place], trained_on=other, config={**found[place].config, "train.num_epochs": 1})
+    assert "had 32 examples a step" in unfair(found)
+
+
+def test_early_stopping_may_end_runs_at_other_steps() -> None:
+    stopped = {"lora": replace(STEPS, num_steps=20, num_tokens=4000)}
+    patient = {method: {"train.early_stopping_patience": 2} for method in GAINS}
+    assert compared(with_steps(sweep(GAINS), stopped, **patient)).unfair == []
+    assert "steps done" in unfair(with_steps(sweep(GAINS), stopped))
+
+
 def test_a_run_that_saw_the_test_set() -> None:
     results = changed(sweep(GAINS, (1,)), "lora", num_test_seen=12)
     assert unfair(results) == (
@@ -203,6 +295,41 @@ def test_a_run_that_saw_the_test_set() -> None:
         "says nothing. Measure on examples that are new to all runs: python -m llmtune evaluate run=RUN "
         "data.eval_path=FILE."
     )
+
+
+def test_runs_that_saw_other_parts_of_the_test_set_are_told_at_once() -> None:
+    results = [replace(run, num_test_seen=run.seed) for run in sweep(GAINS, (0, 1, 2))]
+    assert unfair(results).startswith(
+        "Up to 2 of the 120 test examples also stand in what full (seeds 1 and 2) and lora (seeds 1 and 2) learnt from"
+    )
+
+
+def test_a_reason_names_three_rows_and_tells_one_other_test_set() -> None:
+    """However many rows there are, and however many test sets."""
+
+    def moved(run, place: int):
+        ids = tuple(f"e{index:03d}" for index in range(place, place + 120))
+        return replace(run, tuned=replace(run.tuned, example_ids=ids))
+
+    ranks = (1, 2, 3, 4, 5, 6, 7)
+    results = [
+        moved(run, max(0, rank - 5))
+        for rank in ranks
+        for run in runs_of("lora", 0.9, (1, 2), name=f"lora{rank}", changes={"method.rank": rank})
+    ]
+    reason = unfair(results)
+    assert reason.startswith(
+        "The test sets differ: of the 120 test examples of rank=1 (seeds 1 and 2), rank=2 (seeds 1 and 2), rank=3 "
+        "(seeds 1 and 2) and 2 more, 1 are missing in rank=6 (seeds 1 and 2), and 1 others stand there (from "
+        "train.jsonl), and 2 more runs differ too. Measure"
+    )
+
+
+def test_how_seeds_are_compared_is_not_said_where_nothing_is() -> None:
+    results = [run for run in sweep(GAINS) if (run.method, run.seed) != ("lora", 2)]
+    assert any(note.startswith("Seed 2 missing") for note in compared(results).notes)
+    refused = compared(changed(results, "lora", num_test_seen=12))
+    assert refused.unfair and not any("missing" in note for note in refused.notes)
 
 
 def test_another_base_of_the_same_name() -> None:

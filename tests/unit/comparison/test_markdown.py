@@ -32,7 +32,10 @@ def test_the_verdict_comes_first_then_the_tables_and_the_rest() -> None:
     ]
     places = [text.index(part) for part in parts]
     assert places == sorted(places)
-    assert "| lora (3 seeds) | 2.0200 (± 0.0200) | 98 % (97 to 99 %) | **good enough** | 7.538 (7.389 to 7.691)" in text
+    assert (
+        "| lora (3 seeds) | 2.0200 (± 0.0200) | 98.0 % (96.6 to 99.4 %) | **good enough** | 7.538 (7.389 to 7.691)"
+        in text
+    )
     assert "| full (against lora) | −0.0200 (± 0.0150) | 0.012 | **full** |" in text
 
 
@@ -63,6 +66,17 @@ def test_reasons_not_to_rank_come_before_all_else() -> None:
     text = markdown(replace(methods(), unfair=["Other test sets."]))
     assert text.index("**Not ranked:**\n\n- Other test sets.") < text.index("**At default")
     assert "**good enough**" not in text and "against" not in text
+
+
+def test_a_reason_that_the_verdict_gives_is_not_given_twice() -> None:
+    found = replace(methods(), unfair=["The sets differ."], verdict="Nothing is ranked: the sets differ.")
+    assert markdown(found).lower().count("the sets differ") == 1
+
+
+def test_pairs_that_are_not_shown_are_not_counted_as_left_out() -> None:
+    one = [replace(pair, difference=replace(pair.difference, basis="examples")) for pair in many(14).pairs]
+    found = replace(many(14), pairs=one, notes=["n" * 500] * 30)
+    assert len(markdown(found)) > DESCRIPTION_LENGTH and "pair" not in description(found)
 
 
 def test_a_short_comparison_is_described_whole() -> None:

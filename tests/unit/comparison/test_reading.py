@@ -13,6 +13,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parent))
 
 from llmtune.comparison.reading import read_result
+from llmtune.comparison.results import TrainedOn
 from llmtune.config.validate import to_plain, to_run_config
 from llmtune.errors import RunError
 from llmtune.runs.layout import RunFolder
@@ -27,6 +28,8 @@ PLAIN = {
     "seed": 3,
 }
 TRAIN = {
+    "steps": 8,
+    "num_tokens": 5000,
     "num_trainable": 36,
     "num_parameters": 1036,
     "peak_memory_gib": 1.5,
@@ -46,10 +49,16 @@ MANIFEST: dict[str, Any] = {
     "data": {
         "digest": "d1",
         "split_digests": {"train": "s1", "test": "s2"},
-        "content_digests": {"train": "c1"},
         "sources": [{"role": "train", "digest": "f1"}, {"role": "eval", "digest": "f2"}],
     },
-    "choices": {"precision": "bf16", "num_processes": 2, "device_name": "H200"},
+    "choices": {
+        "precision": "bf16",
+        "micro_batch_size": 4,
+        "gradient_accumulation_steps": 3,
+        "num_processes": 2,
+        "total_steps": 9,
+        "device_name": "H200",
+    },
 }
 COLUMNS = {
     "example_id": ["b-1", "a", "b"],
@@ -98,8 +107,9 @@ def test_a_run_is_read_whole(tmp_path) -> None:
     assert found.general_base is not None and found.general_base.loss_sums.tolist() == [1.0, 2.0, 2.0]
     assert found.validation_loss == 2.25
     assert found.num_test_seen == 2
-    known = {name: found.digests[name] for name in ("base", "tokenizer", "train", "train_content", "data", "general")}
-    assert list(known.values()) == ["w1", "t1", "s1", "c1", "d1", "g1"]
+    assert found.trained_on == TrainedOn(examples_per_step=24, total_steps=9, num_steps=8, num_tokens=5000)
+    known = {name: found.digests[name] for name in ("base", "tokenizer", "train", "data", "general")}
+    assert list(known.values()) == ["w1", "t1", "s1", "d1", "g1"]
     assert found.choices["precision"] == "bf16"
     assert found.versions == {"llmtune": "0.1.0", "torch": "2.13.0"}
     assert found.cost.tokens_per_second == 200.0  # of two devices
@@ -122,6 +132,7 @@ def test_an_older_record_lacks_clusters_digests_and_keys(tmp_path) -> None:
     assert found.tuned.clusters.tolist() == ["a", "b", "b"]
     assert found.base is None and found.general_tuned is None and found.general_base is None
     assert found.num_test_seen == 0
+    assert found.trained_on.total_steps == 9
     assert found.digests == {"base": "w1", "tokenizer": "t1", "data": "d1"}
     assert found.config["data.overlong"] == "truncate"  # the default, so it doesn't vary beside newer runs
 
@@ -143,6 +154,18 @@ def test_what_training_took_is_that_of_the_run_that_trained(tmp_path) -> None:
     found = read_result(folder)
     assert (found.validation_loss, found.cost.train_seconds, found.choices["precision"]) == (2.25, 12.5, "bf16")
     assert (found.digests["train"], found.digests["data"]) == ("s1", "d1")
+
+
+@pytest.mark.parametrize(("digest", "seen"), [("d1", 0), ("d2", None)])
+def test_on_other_data_what_was_seen_is_unknown_unless_it_is_recorded(tmp_path, digest, seen) -> None:
+    source = make_run(tmp_path / "source")
+    own = MANIFEST | {"stages": {"evaluate": {"checkpoint": "checkpoint-8"}}, "data": {"digest": digest}}
+    folder = make_run(tmp_path / "run", {"source_run": str(source.path)}, own)
+    assert read_result(folder).num_test_seen == seen
+    elsewhere = make_run(tmp_path / "elsewhere", {"source_weights": "/adapters/mine"}, own)
+    assert read_result(elsewhere).num_test_seen is None
+    recorded = make_run(tmp_path / "recorded", {"source_run": str(source.path)}, own | {"stages": MANIFEST["stages"]})
+    assert read_result(recorded).num_test_seen == 2
 
 
 @pytest.mark.parametrize(("name", "seconds", "named"), [("checkpoint-8", 12.5, False), ("checkpoint-4", None, True)])
@@ -168,7 +191,7 @@ def test_a_model_as_it_is_has_the_base_predictions(tmp_path) -> None:
     folder.predictions_file("tuned").unlink()
     write_predictions(folder, "base", loss_sum=[60.0, 20.0, 40.0])
     found = read_result(folder)
-    assert found.method == "none"
+    assert (found.method, found.trained_on) == ("none", TrainedOn())
     assert found.tuned.loss_sums.tolist() == [20.0, 40.0, 60.0]
     assert found.cost.num_trainable is None
 
@@ -192,8 +215,10 @@ def test_missing_predictions_are_measured_again_in_a_run_of_their_own(tmp_path) 
     folder.predictions_file("tuned").unlink()
     # `evaluate run=RUN` would find the stage finished and do nothing.
     again = f"python -m llmtune evaluate run={folder.checkpoints / 'checkpoint-8'}"
-    with pytest.raises(RunError, match=f"tuned.parquet is missing; measure the weights again: {again}$"):
+    then = "python -m llmtune compare runs=[SWEEP,NEW_RUN]"
+    with pytest.raises(RunError) as refused:
         read_result(folder)
+    assert str(refused.value).endswith(f"tuned.parquet is missing; measure the weights again: {again}; then: {then}")
 
 
 @pytest.mark.parametrize("model", ["tuned", "base", "general_tuned"])

@@ -113,10 +113,10 @@ def test_names_are_short_and_plain(key, values, expected) -> None:
 
 
 def test_keys_with_the_same_last_part_are_named_whole() -> None:
-    changes = [{"data.split": "a", "hardware.split": 1}, {"data.split": "b", "hardware.split": 2}]
+    changes = [{"data.split": "a", "train.split": 1}, {"data.split": "b", "train.split": 2}]
     assert names(*(("lora", change) for change in changes)) == [
-        "data.split=a hardware.split=1",
-        "data.split=b hardware.split=2",
+        "data.split=a train.split=1",
+        "data.split=b train.split=2",
     ]
 
 
@@ -170,6 +170,30 @@ def test_of_two_runs_of_one_seed_the_newest_counts() -> None:
         found = find_settings(order)
         assert [run.folder for run in found.trained[0].runs] == [new.folder]
         assert found.notes == ("lora has 2 runs with seed 1; the newest counts, 20260102-000000-lora-tiny-0000.",)
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("hardware.num_threads", (None, 4)),
+        ("hardware.kind", ("auto", "cpu")),
+        ("hardware.kind", ("auto", "single_gpu")),
+        ("hardware.num_processes", (None, 2)),
+    ],
+)
+def test_the_machines_settings_part_no_rows_unless_a_sweep_varies_them(key, values) -> None:
+    def of(place: int, seed: int, folder: str):
+        return result(LOSSES, seed=seed, changes={key: values[place]}, folder=f"{folder}-lora-tiny-000{place}{seed}")
+
+    first, second = "20260101-000000", "20260102-000000"
+    apart = find_settings([of(0, 1, first), of(0, 2, first), of(1, 1, second), of(1, 3, second)])
+    assert apart.axes == ()
+    assert [(setting.name, setting.seeds) for setting in apart.trained] == [("lora", (1, 2, 3))]
+    gone_on = find_settings([of(0, 1, first), of(1, 2, first)])  # elsewhere: no seed has both
+    assert [(setting.name, setting.seeds) for setting in gone_on.trained] == [("lora", (1, 2))]
+    swept = find_settings([of(place, seed, first) for place in (0, 1) for seed in (1, 2)])
+    assert swept.axes == (key,)
+    assert [setting.seeds for setting in swept.trained] == [(1, 2), (1, 2)]
 
 
 def test_an_untrained_model_is_no_setting() -> None:

@@ -134,9 +134,20 @@ def swept(*overrides):
 
 
 def test_a_sweep_with_a_wrong_job_starts_none() -> None:
-    composition = Composition(["--multirun"], ["data=embedded_code", "method=lora,full", "++seed=-1"])
-    with pytest.raises(ConfigError, match=r"seed=-1: should be greater.*\(job .*method=full"):
+    composition = Composition(["--multirun"], ["data=embedded_code", "method=lora,full", "++seed=-1,1,-2"])
+    with pytest.raises(ConfigError) as raised:
         compose(composition, lambda configs, overrides: pytest.fail("a job was started"))
+    assert tuple(raised.value.problems) == (
+        "seed=-1: should be greater than or equal to 0. (job method=lora seed=-1 and 1 more)",
+        "seed=-2: should be greater than or equal to 0. (job method=lora seed=-2 and 1 more)",
+    )
+
+
+def test_what_is_wrong_with_all_jobs_is_said_once() -> None:
+    composition = Composition(["--multirun"], ["data=embedded_code", "method=lora,full", "++seed=-1"])
+    with pytest.raises(ConfigError) as raised:
+        compose(composition, lambda configs, overrides: pytest.fail("a job was started"))
+    assert tuple(raised.value.problems) == ("seed=-1: should be greater than or equal to 0.",)
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,8 @@ def test_a_table_scrolls_in_its_own_box() -> None:
         (3, None, 3, None, None),
         (8, 8, 8, None, None),
         (20, 20, 8, "show 12 more", None),
+        (9, None, 9, None, None),  # a fold for a single line would take its place
+        (10, None, 8, "show 2 more", None),
         (1000, 1404, 8, "show 192 more", "and 1,204 more"),
         (5, 1209, 5, None, "and 1,204 more"),
     ],

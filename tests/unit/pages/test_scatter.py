@@ -7,7 +7,7 @@ import pytest
 
 from llmtune.pages.axes import Frame
 from llmtune.pages.charts import Axis
-from llmtune.pages.scatter import Point, scatter
+from llmtune.pages.scatter import Point, num_unnamed, scatter
 from llmtune.pages.series import NUM_KINDS, Kind, key, kinds
 
 pytestmark = pytest.mark.fast
@@ -78,6 +78,18 @@ def test_names_do_not_touch_each_other_where_points_crowd() -> None:
         for _, other_left, other_right, other_middle in shown[:place]:
             assert abs(middle - other_middle) >= 15 or left >= other_right or other_left >= right
     assert "lead-line" in {path.attrib.get("class") for path in drawing(*crowd).iter("path")}
+
+
+def test_names_that_have_no_room_are_left_out_the_coloured_ones_last() -> None:
+    crowd = [Point(f"lora rank={n}", 5, 1, 1, 1, Kind(n - 24 if n >= 24 else None)) for n in range(30)]
+    shown = names(drawing(*crowd))
+    assert 6 <= len(shown) < 30 and {f"lora rank={n}" for n in range(24, 30)} <= {text for text, *_ in shown}
+    assert num_unnamed(crowd, FRAME) == 30 - len(shown)
+    boxes = [(left, right, middle) for _, left, right, middle in shown]
+    for place, (left, right, middle) in enumerate(boxes):
+        for other_left, other_right, other in boxes[:place]:
+            assert abs(middle - other) >= 15 or left >= other_right or other_left >= right
+    assert num_unnamed([*crowd[:1], Point("gone", math.nan, 1, 1, 1, Kind(0))], FRAME) == 0
 
 
 def test_a_name_stands_beside_its_point_and_a_long_one_is_cut() -> None:

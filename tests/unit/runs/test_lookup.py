@@ -1,11 +1,13 @@
+import json
 import os
 import re
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
-from llmtune.errors import RunError
-from llmtune.runs.lookup import find_run, is_sweep_folder, list_runs, new_run_folder, new_sweep_folder
+from llmtune.errors import ConfigError, RunError
+from llmtune.runs.lookup import find_run, is_sweep_folder, list_runs, new_run_folder, new_sweep_folder, runs_of_sweep
 from llmtune.runs.status import RunStatusFile
 
 pytestmark = pytest.mark.fast
@@ -59,6 +61,27 @@ def test_runs_of_a_sweep_are_listed_and_the_sweep_is_not(tmp_path):
     assert [listed.folder for listed in list_runs(tmp_path)] == [job]
     with pytest.raises(RunError, match=r"is a sweep; finish it with -m run=.*, or name one of its runs"):
         find_run(str(sweep.path), tmp_path)
+
+
+@pytest.mark.parametrize("place", ["", "moved-sweep"])
+def test_runs_of_an_older_sweep_are_found_where_all_was_moved(tmp_path, place):
+    """It has a summary alone; its runs lie beside it or, of yet older ones, in it; one that lies nowhere is as told."""
+    sweep = new_sweep_folder(tmp_path, NOW)
+    here = _run(sweep.path if place else tmp_path, 1)
+    old = [f"/before/{sweep.path.name}/{here.path.name}", "/before/gone"]
+    sweep.summary_file.write_text(json.dumps([{"folder": path} for path in old]))
+    assert [str(path) for path in runs_of_sweep(sweep.path)] == [str(here.path), "/before/gone"]
+
+
+@pytest.mark.parametrize(
+    "make", [lambda place: new_run_folder(place, "lora", "m", NOW), lambda place: new_sweep_folder(place, NOW)]
+)
+def test_a_place_where_no_folder_can_be_made_is_named_with_its_key(tmp_path, make):
+    with pytest.raises(ConfigError, match=r"runs_dir=/proc/nope/deep: the folder can't be made \(No such file"):
+        make(Path("/proc/nope/deep"))
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="Not a directory"):  # which has a line of its own
+        make(tmp_path / "file" / "runs")
 
 
 def test_an_unknown_run_lists_the_newest(tmp_path):

@@ -1,5 +1,7 @@
 """What the base model came to is measured once for the jobs of a sweep, and again where anything of it differs."""
 
+import shutil
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from llmtune.data.preparing.general import GeneralText
 from llmtune.evaluation.perplexity import make_report
+from llmtune.runs.environment import BASE_EVALUATIONS_VARIABLE
 from llmtune.stages import base_evaluation
-from llmtune.stages.base_evaluation import FOLDER_VARIABLE, shared_base
+from llmtune.stages.base_evaluation import shared_base
 from llmtune.stages.measuring import Measured
 
 pytestmark = pytest.mark.fast
@@ -24,11 +28,12 @@ SUMS = np.array([1.5, 3.5])
 def context(**changed: Any) -> Any:
     """A run, as far as the base model's measurement depends on it; `general` is a digest, or None."""
     asked = {"precision": "fp32", "batch_tokens": 64, "weights": "w", "test": "t", "general": "g", "new_tokens": 8}
-    asked |= {"begun": {}, "attention": "auto", "packing": True, "deterministic": False} | changed
+    asked |= {"begun": {}, "attention": "auto", "packing": True, "deterministic": False, "minutes": None} | changed
     config = SimpleNamespace(
         train=SimpleNamespace(packing=asked["packing"], deterministic=asked["deterministic"]),
         model=SimpleNamespace(attention=asked["attention"]),
         data=SimpleNamespace(max_seq_len=64),
+        sweep=SimpleNamespace(job_timeout_minutes=asked["minutes"]),
         evaluate=SimpleNamespace(batch_tokens=asked["batch_tokens"], sample_max_new_tokens=asked["new_tokens"]),
     )
     general = asked["general"] and GeneralText(TEST, ["a", "b"], asked["general"], "here")
@@ -65,7 +70,7 @@ def measuring() -> Measuring:
 
 @pytest.fixture
 def shared(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "shared"))
+    monkeypatch.setenv(BASE_EVALUATIONS_VARIABLE, str(tmp_path / "shared"))
     return tmp_path / "shared"
 
 
@@ -136,8 +141,31 @@ def test_what_is_damaged_is_measured_again_aloud(name, how, shared, measuring, c
     assert measuring.times == 2  # it was kept anew
 
 
+def test_a_job_that_stands_still_keeps_the_others_waiting_for_a_share_of_their_limit_at_most(
+    shared, measuring, capsys, monkeypatch
+):
+    shared_base(context(), 2, measuring)  # which makes the lock's file
+    (lock,) = shared.glob("*.lock")
+    shutil.rmtree(kept_in(shared)[0])
+    monkeypatch.setattr("llmtune.data.preparing.alone._PATIENCE", 0.01)
+    began = time.monotonic()
+    with FileLock(lock):
+        found = shared_base(context(minutes=0.02), 2, measuring)
+    assert 0.3 <= time.monotonic() - began < 3.0
+    assert measuring.times == 2 and found is not None and found.test.loss == 1.0
+    assert (
+        "the other process isn't done after 0 s; measuring the base model is done here too" in capsys.readouterr().out
+    )
+    assert len(kept_in(shared)) == 1
+
+
+@pytest.mark.parametrize(("minutes", "seconds"), [(None, 600.0), (1.2, 18.0), (1000.0, 600.0)])
+def test_how_long_it_waits(minutes, seconds):
+    assert base_evaluation._longest_wait(context(minutes=minutes)) == pytest.approx(seconds)
+
+
 def test_alone_it_is_measured_and_nothing_kept(measuring, tmp_path, monkeypatch):
-    monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
+    monkeypatch.delenv(BASE_EVALUATIONS_VARIABLE, raising=False)
     monkeypatch.chdir(tmp_path)
     shared_base(context(), 2, measuring)
     shared_base(context(), 2, measuring)

@@ -310,6 +310,7 @@ sys.exit(cli.run(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_cpu_that_runs_out_in_earnest_splits_and_then_ends_with_what_to_type(tmp_path, tiny_llama, assets):
     rows = (assets / "text.jsonl").read_text().splitlines()
     (tmp_path / "long.jsonl").write_text("\n".join(row.replace('": "', '": "' + "word " * 300, 1) for row in rows))

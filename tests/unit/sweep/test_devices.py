@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from llmtune.config.hardware import HardwareConfig
-from llmtune.runs.environment import usable_cores
+from llmtune.runs.environment import jobs_at_once, usable_cores
 from llmtune.sweep import devices
 from llmtune.sweep.devices import Slots, visible_gpus
 
@@ -58,6 +58,29 @@ def test_a_job_is_told_its_gpus_and_its_share_of_the_cores() -> None:
     assert slot.environment == {"CUDA_VISIBLE_DEVICES": "0", "LLMTUNE_NUM_CORES": str(max(1, usable_cores() // 2))}
     alone = Slots((), None, 9).take(AUTO)
     assert alone is not None and alone.environment == {}
+
+
+def test_a_job_is_told_with_how_many_it_shares_its_device() -> None:
+    def told(slots: Slots, *hardware: HardwareConfig) -> list[str | None]:
+        slots_taken = [slots.take(one) for one in hardware]
+        return [slot.environment.get("LLMTUNE_JOBS_AT_ONCE") for slot in slots_taken if slot is not None]
+
+    assert told(Slots((), None, 9), AUTO) == [None]
+    assert told(Slots((), 3, 9), AUTO, CPU, AUTO) == ["3", "3", "3"]
+    assert told(Slots((), 3, 2), AUTO, AUTO) == ["2", "2"]
+    assert told(Slots((), 3, 1), AUTO) == [None]
+    assert told(Slots(FOUR, None, 9), AUTO, AUTO) == [None, None]
+    assert told(Slots(FOUR, 2, 9), AUTO, AUTO) == [None, None]
+    assert told(Slots(FOUR[:1], 2, 9), AUTO, AUTO) == ["2", "2"]
+    assert told(Slots(FOUR[:2], 4, 9), AUTO, CPU) == ["2", "4"]
+
+
+@pytest.mark.parametrize(("set_to", "found"), [(None, 1), ("3", 3)])
+def test_a_run_counts_the_jobs_beside_it(monkeypatch, set_to, found) -> None:
+    monkeypatch.delenv("LLMTUNE_JOBS_AT_ONCE", raising=False)
+    if set_to is not None:
+        monkeypatch.setenv("LLMTUNE_JOBS_AT_ONCE", set_to)
+    assert jobs_at_once() == found
 
 
 def test_a_share_of_the_cores_is_what_a_run_counts(monkeypatch) -> None:

@@ -1,8 +1,10 @@
 """A sweep that was interrupted is finished: what is done stays, the rest runs in its own folders."""
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -13,13 +15,14 @@ from llmtune.config.model import ModelConfig
 from llmtune.config.run import RunConfig
 from llmtune.config.saved import load_config
 from llmtune.config.tracking import TrackingConfig
-from llmtune.errors import RunError
+from llmtune.errors import ConfigError, RunError
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.lookup import find_sweep, new_sweep_folder, runs_of_sweep, start_run_folder
 from llmtune.runs.manifest import Manifest
 from llmtune.runs.status import RunStatusFile
-from llmtune.sweep.going_on import config_of_sweep, finish_sweep
-from llmtune.sweep.job import SweepJob, worker_command
+from llmtune.sweep.going_on import _check_store_has, config_of_sweep, finish_sweep
+from llmtune.sweep.job import JobOutcome, SweepJob, worker_command
+from llmtune.sweep.known_runs import KnownRuns
 from llmtune.sweep.plan import SweepPlan, read_plan, write_plan
 
 pytestmark = pytest.mark.fast
@@ -132,6 +135,34 @@ def test_a_typed_store_is_that_of_the_runs_that_are_left(tmp_path) -> None:
     assert finish_sweep(folder, config, typed_uri="http://127.0.0.1:1") == 0
     uris = [load_config(job.folder.config_file).tracking.uri for job in jobs]
     assert uris == [config.tracking.uri, "http://127.0.0.1:1"]
+
+
+def test_a_store_without_the_finished_jobs_runs_is_refused(tmp_path, monkeypatch) -> None:
+    """Their MLflow runs would be in one store and the others in another, and the sweep's in neither whole."""
+    config = replace(_config(tmp_path), tracking=TrackingConfig(uri=f"sqlite:///{tmp_path}/old.db"))
+    folder, jobs = _sweep(tmp_path, config, num_jobs=3)
+    old, new = (f"sqlite:///{tmp_path}/{name}.db" for name in ("old", "new"))
+    RunStatusFile(jobs[0].folder.status_file).start("a" * 32, old)
+    _end(jobs[0], "FINISHED")
+    with pytest.raises(ConfigError, match=f"tracking.uri={new}: 1 finished job is recorded in {old}; leave it out"):
+        finish_sweep(folder, config, typed_uri=new)
+    assert _runs(jobs) == [0, 0, 0]
+    assert {load_config(job.folder.config_file).tracking.uri for job in jobs} == {old}
+    # The same store at another address knows the runs.
+    monkeypatch.setattr("llmtune.sweep.going_on.known_runs", lambda uri, run_ids: KnownRuns(tuple(run_ids), "1"))
+    _check_store_has([JobOutcome(job=jobs[0], status="FINISHED")], new)
+
+
+def test_what_a_copied_sweep_does_it_does_to_its_own_runs(tmp_path) -> None:
+    config = _config(tmp_path)
+    folder, jobs = _sweep(tmp_path, config, num_jobs=2)
+    shutil.copytree(tmp_path / "runs", tmp_path / "copied")
+    copied = RunFolder(tmp_path / "copied" / folder.path.name)
+    assert [job.folder.path.parent for job in read_plan(copied).jobs] == [tmp_path / "copied"] * 2
+    assert [path.parent for path in runs_of_sweep(copied.path)] == [tmp_path / "copied"] * 2
+    assert finish_sweep(copied, config) == 0
+    assert _runs(jobs) == [0, 0]
+    assert _runs(read_plan(copied).jobs) == [1, 1]
 
 
 def test_a_job_that_still_runs_is_refused(tmp_path) -> None:

@@ -9,12 +9,12 @@ import time
 import psutil
 import pytest
 
+from llmtune.runs.environment import BASE_EVALUATIONS_VARIABLE
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.status import RunStatusFile
-from llmtune.stages.base_evaluation import FOLDER_VARIABLE
 from llmtune.sweep.job import SweepJob, SweepSettings
 from llmtune.sweep.lifeline import SWEEP_PROCESS_VARIABLE
-from llmtune.sweep.process import RunningJob, job_environment
+from llmtune.sweep.process import RunningJob, _Ended, _verdict, job_environment
 from llmtune.tracking.mlflow import PARENT_RUN_VARIABLE, SWEEP_JOB_VARIABLE, SWEEP_VARIABLE
 
 pytestmark = pytest.mark.fast
@@ -48,6 +48,21 @@ def test_a_job_that_finished_stays_finished_when_its_sweep_is_interrupted(tmp_pa
     assert _outcome(running).status == RunStatusFile(tmp_path / "status.json").read().status == status
 
 
+def test_a_job_that_finished_while_it_was_told_to_end_stays_finished(tmp_path) -> None:
+    running = _started(tmp_path, "import time\n" + START + "file.end('FINISHED')", job_timeout_seconds=0.0)
+    running._ask_to_end = lambda number: None  # the signal comes too late to end it
+    outcome = _outcome(running)
+    assert running._timed_out
+    assert (outcome.status, outcome.error) == ("FINISHED", None)
+    assert RunStatusFile(tmp_path / "status.json").read().status == "FINISHED"
+
+
+@pytest.mark.parametrize("recorded", ["RUNNING", None])
+def test_one_that_was_told_to_end_and_ended_without_finishing_is_past_its_limit(recorded) -> None:
+    found = _verdict(_Ended(0, 10.0, timed_out=True, interrupted=False), recorded)
+    assert found == ("FAILED", "stopped after sweep.job_timeout_minutes")
+
+
 def test_workers_in_sessions_of_their_own_end_with_a_job_past_its_limit(tmp_path) -> None:
     sleep = "[sys.executable, '-c', 'import time; time.sleep(60)']"
     code = START + (
@@ -66,7 +81,7 @@ def test_a_job_is_told_its_sweep(tmp_path, monkeypatch) -> None:
     sweep, run = RunFolder(tmp_path / "20260101-000000-sweep-abcd"), RunFolder(tmp_path / "20260101-000000-lora-m-1a2b")
     job = SweepJob(name="seed=1", folder=run, differences={"seed": "1"}, command=[], env={"MORE": "1"})
     told = job_environment(job, SweepSettings(folder=sweep, experiment="e", tracking_uri="sqlite:////x.db"), "ff")
-    assert told.pop(FOLDER_VARIABLE) == str(sweep.path / "base")
+    assert told.pop(BASE_EVALUATIONS_VARIABLE) == str(sweep.path / "base")
     assert json.loads(told.pop(SWEEP_JOB_VARIABLE)) == {"name": "seed=1 1a2b", "tags": {"sweep.seed": "1"}}
     assert told == {
         SWEEP_VARIABLE: sweep.path.name,

@@ -6,6 +6,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import pytest
@@ -14,6 +15,7 @@ from llmtune.errors import RunError
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.status import RunStatusFile
 from llmtune.sweep.job import SweepJob, SweepSettings
+from llmtune.sweep.known_runs import known_runs
 from llmtune.sweep.run import run_sweep
 from llmtune.tracking.client import MlflowClient
 
@@ -87,6 +89,11 @@ def test_all_finish_and_the_parent_too(tmp_path, uri, said):
     assert "| lora | FINISHED |" in parent.data.tags["mlflow.note.content"]
     (link,) = [line for line in said if line.startswith("side by side: ")]
     assert all(run.info.run_id in unquote(link) for run in children)
+    ids = [run.info.run_id for run in children]
+    assert known_runs(uri, ["f" * 32, *ids]).run_ids == tuple(ids)
+    assert known_runs(uri, ids).experiment_id == parent.info.experiment_id
+    assert known_runs(f"sqlite:///{tmp_path}/other.db", ids).run_ids == ()
+    assert not (tmp_path / "other.db").exists()
 
 
 def test_a_killed_job_is_marked_in_the_store_and_fails_the_parent_until_it_is_finished(tmp_path, uri, said):
@@ -119,6 +126,20 @@ def test_all_is_recorded_before_the_table_is_drawn(tmp_path, said, monkeypatch):
         run_sweep([_job(tmp_path, "finishes", PLAIN_START + FINISH)], _settings(tmp_path))
     assert _statuses(tmp_path) == {"finishes": "FINISHED"}
     assert RunStatusFile(tmp_path / "sweep" / "status.json").read().status == "FINISHED"
+
+
+@pytest.mark.fast
+def test_where_the_comparison_is_and_how_to_make_it_again_is_said(tmp_path, said, monkeypatch):
+    compared = (object(), SimpleNamespace(page=tmp_path / "page.html", all=()))
+    monkeypatch.setattr("llmtune.sweep.run.compare_jobs", lambda outcomes, settings: compared)
+    monkeypatch.setattr("llmtune.sweep.run.description", lambda comparison: "found")
+    monkeypatch.setattr("llmtune.sweep.run.show_comparison", lambda comparison: said.append("shown"))
+    assert run_sweep([_job(tmp_path, "finishes", PLAIN_START + FINISH)], _settings(tmp_path)) == 0
+    at = said.index("shown")
+    assert said[at + 1 : at + 3] == [
+        f"the comparison: {tmp_path / 'page.html'}",
+        f"again at any time: python -m llmtune compare run={tmp_path / 'sweep'}",
+    ]
 
 
 @pytest.mark.fast
@@ -161,12 +182,17 @@ def test_a_job_past_its_limit_is_ended_with_all_that_it_started(tmp_path, said):
     )
     jobs = [_job(tmp_path, "hangs", stubborn), _job(tmp_path, "finishes", PLAIN_START + FINISH)]
     started = time.monotonic()
-    assert run_sweep(jobs, _settings(tmp_path, job_timeout_seconds=2.0, stop_grace_seconds=0.3)) == 1
+    assert run_sweep(jobs, _settings(tmp_path, job_timeout_seconds=1.5, stop_grace_seconds=0.3)) == 1
     assert time.monotonic() - started < 20
     assert _statuses(tmp_path) == {"hangs": "FAILED", "finishes": "FINISHED"}
     assert RunStatusFile(jobs[0].folder.status_file).read().error == "stopped after sweep.job_timeout_minutes"
     child = int((jobs[0].folder.path / "child").read_text())
     assert _is_gone(child)
+    to_finish = f"to finish it: python -m llmtune -m run={tmp_path / 'sweep'}"
+    assert f"{to_finish} sweep.job_timeout_minutes=0.05" in said  # twice the 1.5 s that were too few
+    failing = _job(tmp_path, "fails", "raise ValueError")
+    assert run_sweep([failing], _settings(tmp_path, job_timeout_seconds=60.0)) == 1
+    assert to_finish in said
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
