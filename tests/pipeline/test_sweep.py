@@ -6,7 +6,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -72,41 +71,31 @@ def test_a_job_that_fails_does_not_stop_the_others(workplace, capfd) -> None:
 
 
 def test_a_job_and_a_sweep_that_are_killed_are_finished_as_if_they_had_not_been(workplace) -> None:
-    """A killed sweep's job ends; a killed job doesn't stop the next; what is left is run, to the same bits.
+    """A killed job doesn't stop the next; a killed sweep's job ends; what is left is run, to the same bits.
 
-    The jobs differ in what has no bearing on the training, so the second, which nothing disturbs, tells what the first
-    has to come to. The base model is measured by one job for both, and the whole is compared.
+    The jobs differ in what has no bearing on the training. The second ends before it trains, and later trains in one
+    go: it tells what the first has to come to.
     """
     runs = workplace.folder / "runs"
-    sweep = _start(*_words(workplace, "train.num_epochs=8"), "-m", "train", "evaluate", "train.keep_checkpoints=2,3")
+    sweep = _start(*_words(workplace, "train.num_epochs=8"), "-m", "train", "train.keep_checkpoints=2,3")
     first = _job_that_trains(runs)
-    job = psutil.Process(_process_of(first))
+    _wait_for(lambda: any((first / "checkpoints").glob("checkpoint-*")))
+    os.kill(_process_of(first), signal.SIGKILL)
+    second = next(path for path in runs.glob("*-lora-*") if path != first)
+    _wait_for(lambda: (second / "status.json").exists())
+    assert RunStatusFile(first / "status.json").read().error.startswith("ended by SIGKILL")
+    job = psutil.Process(_process_of(second))
     sweep.kill()
     sweep.wait()
     _wait_for(lambda: _is_gone(job))
-    assert RunStatusFile(first / "status.json").read().status == "KILLED"
 
-    killer = threading.Thread(target=_kill_once_it_goes_on, args=(first,))
-    killer.start()
-    assert run(["-m", "run=latest"]) == 1
-    killer.join()
-    _, parent, children = _parent_and_children(workplace.folder)
-    assert parent.info.status == "FAILED"
-    ends = {run.data.params["train.keep_checkpoints"]: run.info.status for run in children}
-    assert ends == {"2": "KILLED", "3": "FINISHED"}
-    assert "ended by SIGKILL" in RunStatusFile(first / "status.json").read().error
-
-    second = next(path for path in runs.glob("*-lora-*") if path != first)
-    finished = (second / "log.txt").read_bytes()
     assert run(["-m", "run=latest"]) == 0
     client, parent, children = _parent_and_children(workplace.folder)
     assert [run.info.status for run in (parent, *children)] == ["FINISHED"] * 3
     names = {f"keep_checkpoints=2 {first.name[-4:]}", f"keep_checkpoints=3 {second.name[-4:]}"}
     assert {run.info.run_name for run in children} == names
     assert {run.data.tags["sweep.train.keep_checkpoints"] for run in children} == {"2", "3"}
-    assert (second / "log.txt").read_bytes() == finished and b"going on from" not in finished
-    assert "base model: measured by an earlier job of the sweep" in (first / "log.txt").read_text()
-    _check_compared(client, parent, 2)
+    assert [("going on from" in (job / "log.txt").read_text()) for job in (first, second)] == [True, False]
     disturbed, undisturbed = (_losses(client, children, "train.keep_checkpoints", kept) for kept in (2, 3))
     assert disturbed == undisturbed and len(undisturbed) == 8 * 8
 
@@ -213,13 +202,6 @@ def _job_that_trains(runs: Path) -> Path:
     """The folder of the first job, once it has trained a step."""
     _wait_for(lambda: any(file.stat().st_size for file in runs.glob("*/metrics.jsonl")))
     return next(file.parent for file in runs.glob("*/metrics.jsonl") if file.stat().st_size)
-
-
-def _kill_once_it_goes_on(job: Path) -> None:
-    """Kill a job's process once it trains from where an earlier one ended."""
-    log = job / "log.txt"
-    _wait_for(lambda: "training: lora" in log.read_text().partition("going on from")[2])
-    os.kill(_process_of(job), signal.SIGKILL)
 
 
 def _process_of(job: Path) -> int:

@@ -14,6 +14,7 @@ from llmtune.config.saved import load_config, load_plain
 from llmtune.config.schema import keys
 from llmtune.config.validate import nearest
 from llmtune.errors import ConfigError, LlmtuneError, RunError
+from llmtune.pages.numbers import counted
 
 _OWN_KEYS = ("run", "runs", "runs_dir")
 _CONFIG_KEYS = ("tracking.uri", "tracking.ui_port")

@@ -9,11 +9,20 @@ from llmtune.comparison.rows import NO_BEARING, RATE
 from llmtune.config.resources import option_content
 
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+_HOW_LONG_AND_WHERE = tuple(
+    f"train.{name}"
+    for name in (
+        *("num_epochs", "max_steps", "micro_batch_size", "gradient_accumulation_steps", "packing", "precision"),
+        *("activation_checkpointing", "deterministic", "validate_every_steps", "early_stopping_patience"),
+    )
+)
+"""Keys that say how long and on what is trained, the same for all methods: a person chooses them for the data."""
 
 
 def has_defaults(row: Row) -> bool:
-    """Whether every run has the packaged value of each `method` and `train` key that bears on what is learnt."""
-    expected = {key: value for key, value in _packaged(row) if key == RATE or not key.startswith(NO_BEARING)}
+    """Whether every run has the packaged value of each `method` and `train` key that bears on how a method learns."""
+    left_out = (*NO_BEARING, *_HOW_LONG_AND_WHERE)
+    expected = {key: value for key, value in _packaged(row) if key == RATE or not key.startswith(left_out)}
     return all(_is(run.config, key, value) for run in row.runs for key, value in expected.items())
 
 

@@ -30,7 +30,8 @@ def composed(*overrides: str) -> Row:
     ("overrides", "rate", "all_of_them"),
     [
         (("method=full",), True, True),
-        (("method=lora", "train.log_every_steps=3"), True, True),
+        (("method=lora", "train.log_every_steps=3", "train.num_epochs=1", "train.micro_batch_size=8"), True, True),
+        (("method=full", "train.weight_decay=0.1"), True, False),
         (("method=qlora", "method.learning_rate=1e-3"), False, False),
         (("method=lora", "method.rank=256"), True, False),
     ],
