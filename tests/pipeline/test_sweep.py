@@ -82,7 +82,7 @@ def test_a_job_and_a_sweep_that_are_killed_are_finished_as_if_they_had_not_been(
     _wait_for(lambda: any((first / "checkpoints").glob("checkpoint-*")))
     os.kill(_process_of(first), signal.SIGKILL)
     second = next(path for path in runs.glob("*-lora-*") if path != first)
-    _wait_for(lambda: (second / "status.json").exists())
+    _wait_for((second / "status.json").exists)
     assert RunStatusFile(first / "status.json").read().error.startswith("ended by SIGKILL")
     job = psutil.Process(_process_of(second))
     sweep.kill()
