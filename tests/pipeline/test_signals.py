@@ -268,6 +268,7 @@ def test_control_a_validation_that_nobody_makes_up_for_is_missed(workplace, undi
     assert ended.end() != undisturbed.end()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", BOTH, ids=lambda number: number.name)
 def test_two_processes_stop_after_the_same_step_and_go_on_to_the_same_end(
     workplace, undisturbed_in_two, number
