@@ -149,7 +149,14 @@ def test_other_threads_are_refused_by_key(begin, monkeypatch, capsys):
     assert (begun.parts is None, begun.threads) == (False, 1), "in another number of processes they are shared out anew"
 
 
-@pytest.mark.parametrize("typed", ["num_threads=2", "num_threads=null", "kind=auto", "peer_timeout_seconds=60"])
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "num_threads=2",
+        *(pytest.param(key, marks=pytest.mark.slow) for key in ("num_threads=null", "kind=auto")),
+        "peer_timeout_seconds=60",
+    ],
+)
 def test_hardware_that_leaves_the_threads_may_change(begin, monkeypatch, typed):
     monkeypatch.setattr("llmtune.pipeline.usable_cores", lambda: 2)
     begun = begin("hardware.num_threads=null", "hardware=cpu")

@@ -13,7 +13,7 @@ from llmtune.runs.metrics_log import MetricsLog
 from llmtune.runs.status import RunStatusFile
 
 
-@pytest.mark.parametrize("model", ["tiny_llama", "tiny_gpt2"])
+@pytest.mark.parametrize("model", ["tiny_llama", pytest.param("tiny_gpt2", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", ["lora", "qlora", "full"])
 def test_trains_evaluates_exports_reloads_and_generates(workplace, method, model, capsys) -> None:
     learning_rate = "train.learning_rate=1e-3" if method == "full" else "train.learning_rate=5e-3"

@@ -51,7 +51,8 @@ def _launch(workplace, launcher: str, *more: str) -> subprocess.CompletedProcess
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", pytest.param("accelerate", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
 def test_a_launcher_of_the_persons_choice_starts_one_run(workplace, launcher) -> None:
     ended = _launch(workplace, launcher, *EXACT)
     assert (ended.returncode, ended.stderr) == (0, "")

@@ -193,7 +193,9 @@ def test_the_step_under_way_is_finished_and_saved_and_the_run_goes_on_from_it(wo
     assert client.get_run(record.mlflow_run_id).info.status == "FINISHED"
 
 
-@pytest.mark.parametrize("numbers", [(signal.SIGTERM, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)])
+@pytest.mark.parametrize(
+    "numbers", [(signal.SIGTERM, signal.SIGTERM), pytest.param((signal.SIGTERM, signal.SIGINT), marks=pytest.mark.slow)]
+)
 def test_a_second_signal_ends_the_run_at_once(workplace, numbers) -> None:
     sent = ",".join(str(int(number)) for number in numbers)
     ended = _run(workplace.folder, *WORDS, "tracking.backend=none", code="step 4", numbers=sent)
@@ -203,7 +205,7 @@ def test_a_second_signal_ends_the_run_at_once(workplace, numbers) -> None:
     assert "stopped; to go on: python -m llmtune train run=" in ended.out
 
 
-@pytest.mark.parametrize("last", EXIT_STATUS, ids=lambda number: number.name)
+@pytest.mark.parametrize("last", BOTH, ids=lambda number: number.name)
 def test_a_second_signal_waits_for_no_checkpoint(workplace, undisturbed, last) -> None:
     words = [*WORDS, "tracking.backend=none", "train.checkpoint_every_steps=2"]
     ended = _run(workplace.folder, *words, code=f"{WAY_TOO_LONG} 0.8 15,{int(last)}", script=DURING_A_SAVE)
