@@ -5,6 +5,7 @@ import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,10 @@ from llmtune.config.compose import Composition, compose
 from llmtune.config.run import RunConfig
 from llmtune.config.schema import keys
 from llmtune.config.validate import flatten
-from llmtune.runs.lookup import start_run_folder
+from llmtune.runs.lookup import new_sweep_folder, start_run_folder
 from llmtune.runs.status import RunStatusFile
+from llmtune.sweep.job import SweepJob
+from llmtune.sweep.plan import SweepPlan, write_plan
 
 pytestmark = pytest.mark.fast
 
@@ -79,6 +82,9 @@ class Place:
         for link in (self.run.best_checkpoint, self.run.final_checkpoint):
             link.symlink_to(checkpoint.name)
         RunStatusFile(self.run.status_file).end("FINISHED")
+        job = SweepJob(name="seed=1", folder=self.run, differences={}, command=[])
+        sweep = new_sweep_folder(self.run.path.parent, datetime.now())
+        write_plan(sweep, SweepPlan(stages=["train"], working_folder=folder, jobs=[job]))
 
     def filled(self, words: tuple[str, ...]) -> list[str]:
         """The words, with this folder's run for the documents' and with the files that they name."""
