@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,17 +20,16 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from llmtune.config.saved import load_config
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.status import RunState, RunStatusFile
-from llmtune.signals import ENDED_BY
+from llmtune.signals import ENDED_BY, end_after
 from llmtune.tracking.dead_runs import end_run
 from llmtune.tracking.store import resolve_tracking_uri
-
-_SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def main() -> int:
     """Start the workers, wait for them, and return the exit status of the one that failed first."""
     folder = RunFolder(Path(sys.argv[1]))
-    threading.Thread(target=_end_with_the_command, args=(os.getppid(),), name="command", daemon=True).start()
+    # Once the command that started it is gone, this process ends, and so do the workers.
+    threading.Thread(target=end_after, args=(os.getppid(),), name="command", daemon=True).start()
     logging.disable(logging.ERROR)  # the launcher's account of what failed, which is shown and recorded here instead
     try:
         launch_command(launch_command_parser().parse_args(sys.argv[2:]))
@@ -98,17 +96,6 @@ def first_failure(failures: Mapping[int, ProcessFailure]) -> ProcessFailure:
         return end.message is None, end.follows, not left, end.is_by_signal, failure.timestamp, failure.local_rank
 
     return min(failures.values(), key=order)
-
-
-def _end_with_the_command(command: int) -> None:
-    """End this process as SIGTERM does, and so the workers, once the process that started it is gone.
-
-    Args:
-        command: that process.
-    """
-    while os.getppid() == command:
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _record(folder: RunFolder, status: RunState, error: str) -> None:

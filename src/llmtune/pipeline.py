@@ -15,7 +15,7 @@ from llmtune.runs.environment import describe_environment, usable_cores
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.manifest import Manifest, is_finished_export
 from llmtune.runs.status import RunStatusFile, at_work
-from llmtune.signals import asked_to_stop, end_as, finishing, terminable, what_ended
+from llmtune.signals import finishing, terminable, unbroken, what_ended
 
 if TYPE_CHECKING:
     from llmtune.stages.context import RunContext
@@ -136,11 +136,8 @@ class _Record:
         from llmtune.stages.context import RunContext
         from llmtune.stages.record import open_tracker
 
-        with finishing():
+        with unbroken():
             tracker = self.tracker = open_tracker(self.folder, config)
-            number = asked_to_stop()
-        if number is not None:
-            end_as(number)
         if distributed.is_first():
             self.manifest.record("environment", describe_environment())
         return RunContext(config=config, folder=self.folder, manifest=self.manifest, tracker=tracker)

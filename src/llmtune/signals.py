@@ -26,6 +26,7 @@ ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _ECHO_SECONDS = 0.5
 _ONCE_MORE_SECONDS = 0.05
+_SECONDS_BETWEEN_LOOKS = 0.5
 _Handler = Callable[[int, FrameType | None], object] | int | None
 
 
@@ -115,6 +116,16 @@ def finishing(tell: Callable[[signal.Signals], None] | None = None) -> Iterator[
 
 
 @contextmanager
+def unbroken() -> Iterator[None]:
+    """Within it a signal is noted, and raised at its end; a second one ends it at once."""
+    with finishing():
+        yield
+        number = asked_to_stop()
+    if number is not None:
+        end_as(number)
+
+
+@contextmanager
 def _handled_by(handler: Callable[[int, FrameType | None], None], numbers: Sequence[signal.Signals]) -> Iterator[None]:
     """Within it the handler gets the signals, but for those that are ignored."""
     heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
@@ -151,6 +162,17 @@ def end_as(number: int) -> NoReturn:
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(128 + number)
+
+
+def end_after(parent: int) -> None:
+    """Wait until the process that started this one is gone, and then ask this one to end, as by SIGTERM.
+
+    Args:
+        parent: the number of that process.
+    """
+    while os.getppid() == parent:
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def what_ended(error: BaseException) -> str | None:

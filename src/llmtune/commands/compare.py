@@ -10,10 +10,10 @@ from pathlib import Path
 from llmtune.arguments import parse
 from llmtune.config.compose import Composition, compose
 from llmtune.config.run import RunConfig
-from llmtune.config.saved import load_config, load_plain
+from llmtune.config.saved import first_readable, load_plain
 from llmtune.config.schema import keys
 from llmtune.config.validate import nearest
-from llmtune.errors import ConfigError, LlmtuneError, RunError
+from llmtune.errors import ConfigError, RunError
 from llmtune.pages.numbers import counted
 
 _OWN_KEYS = ("run", "runs", "runs_dir")
@@ -124,16 +124,8 @@ def _config(files: Sequence[Path], request: CompareRequest) -> RunConfig:
     Raises:
         LlmtuneError: none can be read: what is wrong with the first; or what was typed makes no sense.
     """
-    file = next(filter(_can_be_read, files), files[0])
+    file = first_readable(files) or files[0]
     overrides = parse(request.overrides).overrides
     composed = compose(Composition(overrides=overrides, saved=load_plain(file)))
     assert isinstance(composed, RunConfig)
     return composed
-
-
-def _can_be_read(file: Path) -> bool:
-    try:
-        load_config(file)
-    except LlmtuneError:
-        return False
-    return True

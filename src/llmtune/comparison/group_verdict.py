@@ -3,9 +3,10 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+from llmtune.comparison.crossed import LEVEL
 from llmtune.comparison.defaults import has_default_rate, has_defaults
 from llmtune.comparison.outcome import Comparison, Metric, Pair, Row
-from llmtune.comparison.ranking import SIGNIFICANT, UNREACHABLE
+from llmtune.comparison.ranking import UNREACHABLE, is_gain
 from llmtune.comparison.rows import RATE
 from llmtune.comparison.statistics import Estimate
 from llmtune.comparison.wording import (
@@ -95,7 +96,12 @@ def _rate(row: Row) -> float | None:
 
 def _beside_full(others: Sequence[Row], full: Row, comparison: Comparison) -> Iterator[str]:
     unit = UNITS[comparison.metric]
-    if full.gain is not None and full.gain.basis != "examples" and math.isfinite(full.gain.value) and not _gained(full):
+    if (
+        full.gain is not None
+        and full.gain.basis != "examples"
+        and math.isfinite(full.gain.value)
+        and not is_gain(full.gain)
+    ):
         yield (
             f"{full.name} itself has no clear gain over the base model ({in_brackets(full.gain, unit)}), so it can't "
             "be said what share of it another method keeps."
@@ -253,7 +259,7 @@ def _single(row: Row, metric: Metric) -> str:
         return f"{row.name} has a loss of {in_sentence(row.loss, UNITS[metric])}; there is nothing to compare it with."
     does, size = ("lowers", gain) if gain.value >= 0 else ("raises", gain.scaled(-1))
     shown = in_sentence(size, UNITS[metric])
-    if row.loss.basis != "examples" and gain.p_value > SIGNIFICANT:
+    if row.loss.basis != "examples" and gain.p_value > LEVEL:
         return f"{row.name} can't be told apart from the base model: it {does} the loss by {shown}."
     return f"{row.name} {does} the base model's loss by {shown}."
 
@@ -324,10 +330,6 @@ def _asides(rows: Sequence[Row], metric: Metric, *, is_single: bool) -> Iterator
 
 def _is(names: Sequence[str]) -> str:
     return "is" if len(names) == 1 else "are"
-
-
-def _gained(row: Row) -> bool:
-    return row.gain is not None and row.gain.value > 0 and row.gain.p_value <= SIGNIFICANT
 
 
 def find_pair(first: Row, second: Row, pairs: Sequence[Pair]) -> Pair | None:

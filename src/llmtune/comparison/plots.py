@@ -11,7 +11,7 @@ from llmtune.comparison import wording
 from llmtune.comparison.loss_curves import curve_axes, row_curve
 from llmtune.comparison.naming import short_keys, value_texts
 from llmtune.comparison.outcome import Comparison, Row
-from llmtune.comparison.statistics import Interval
+from llmtune.comparison.statistics import Estimate, Interval
 from llmtune.pages.axes import Frame, axis_for
 from llmtune.pages.charts import Axis, Mark
 from llmtune.pages.curves import curves
@@ -89,15 +89,7 @@ def to_full_plot(comparison: Comparison) -> Html:
     """How far each row's loss is above full's, and how far it may be to be good enough; nothing without a full row."""
     looks = row_kinds(comparison)
     entries = [
-        Ranged(
-            row.name,
-            row.to_full.value,
-            row.to_full.low,
-            row.to_full.high,
-            wording.measured(row.to_full, signed=True),
-            looks[row.name],
-            wording.standing(row, comparison),
-        )
+        _difference(row, row.to_full, looks, wording.standing(row, comparison))
         for row in _tuned(comparison)
         if row.to_full is not None
     ]
@@ -117,24 +109,19 @@ def to_full_plot(comparison: Comparison) -> Html:
 def forgetting_plot(comparison: Comparison) -> Html:
     """How much each row's loss on general text rose above the base model's; nothing where it wasn't measured."""
     looks = row_kinds(comparison)
-    entries = [
-        Ranged(
-            row.name,
-            row.forgetting.value,
-            row.forgetting.low,
-            row.forgetting.high,
-            wording.measured(row.forgetting, signed=True),
-            looks[row.name],
-        )
-        for row in _tuned(comparison)
-        if row.forgetting is not None
-    ]
+    entries = [_difference(row, row.forgetting, looks) for row in _tuned(comparison) if row.forgetting is not None]
     if not entries:
         return Html()
     unit = wording.UNITS[comparison.metric]
     drawn = intervals("forgotten", entries, [Mark(0.0, "base model")], unit, keep_marks=True)
     note = "Loss on general text above the base model's: what was forgotten. Right of the line is worse."
     return section("Forgotten on general text", drawn, note=note)
+
+
+def _difference(row: Row, difference: Estimate, looks: Mapping[str, Kind], note: str = "") -> Ranged:
+    """A difference of a row from another, with its sign."""
+    shown = wording.measured(difference, signed=True)
+    return Ranged(row.name, difference.value, difference.low, difference.high, shown, looks[row.name], note)
 
 
 def sweep_map(comparison: Comparison) -> Html:

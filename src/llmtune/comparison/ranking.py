@@ -7,6 +7,7 @@ from itertools import combinations
 
 from llmtune.comparison.aligning import cells_of
 from llmtune.comparison.base_models import BaseModels
+from llmtune.comparison.crossed import LEVEL
 from llmtune.comparison.measuring import base_cells
 from llmtune.comparison.outcome import Metric, Pair, Row, Standing
 from llmtune.comparison.rows import Setting, as_text
@@ -14,7 +15,6 @@ from llmtune.comparison.statistics import Cells, Estimate, Need, estimate, holm,
 
 REFERENCE = "full"
 """The method that others are judged by."""
-SIGNIFICANT = 0.05
 UNREACHABLE = "neither more seeds nor more test examples alone"
 """What would decide where nothing is likely to."""
 
@@ -154,7 +154,7 @@ def _pairs(family: Sequence[tuple[Setting, Setting]], metric: Metric) -> Iterato
             found.append((first, second, estimate(cells[0] - cells[1])))
     adjusted = holm([difference.p_value for _, _, difference in found])
     for (first, second, difference), p_value in zip(found, adjusted, strict=True):
-        claimed = p_value <= SIGNIFICANT and difference.basis != "examples"
+        claimed = p_value <= LEVEL and difference.basis != "examples"
         lower = (first if difference.value < 0 else second) if claimed else None
         yield Pair(
             first=first.name,
@@ -184,22 +184,20 @@ def _are_above_0(found: Sequence[Estimate | None]) -> list[bool]:
     known = [one if one is not None and one.basis != "examples" else None for one in found]
     adjusted = holm([math.nan if one is None else one.p_value for one in known])
     return [
-        one is not None and one.value > 0 and p_value <= SIGNIFICANT
-        for one, p_value in zip(known, adjusted, strict=True)
+        one is not None and one.value > 0 and p_value <= LEVEL for one, p_value in zip(known, adjusted, strict=True)
     ]
 
 
-def _full_gains(one: Judged) -> bool:
-    """Whether training in full lowered the loss for sure, on the seeds that the setting is judged by."""
-    gain = estimate(one.full_gain)
-    return gain.value > 0 and gain.p_value <= SIGNIFICANT
+def is_gain(gain: Estimate) -> bool:
+    """Whether training lowered the loss for sure."""
+    return gain.value > 0 and gain.p_value <= LEVEL
 
 
 def _without_gain(judged: Sequence[Judged], full: Setting | None) -> Iterator[str]:
     """A sentence for each setting that is judged on a part of full's seeds, on which full's gain isn't clear."""
     for one in judged:
         is_part = full is not None and 1 < one.to_full.num_seeds < len(full.seeds)
-        if full is not None and is_part and math.isfinite(one.to_full.value) and not _full_gains(one):
+        if full is not None and is_part and math.isfinite(one.to_full.value) and not is_gain(estimate(one.full_gain)):
             yield (
                 f"On the {one.to_full.num_seeds} seeds that {one.setting.name} and {full.name} have in common the gain "
                 f"of {full.name} can't be told from 0, so it can't be said what share of it {one.setting.name} keeps."
@@ -209,7 +207,7 @@ def _without_gain(judged: Sequence[Judged], full: Setting | None) -> Iterator[st
 def _standings(judged: Sequence[Judged]) -> dict[str, dict]:
     """What is found of each setting beside full: fields of its row, by name."""
     found: dict[str, dict] = {one.setting.name: {"standing": "no claim"} for one in judged}
-    gained = [one for one in judged if _full_gains(one)]
+    gained = [one for one in judged if is_gain(estimate(one.full_gain))]
     tested = [(one, test) for one in gained if (test := estimate(one.margin)).basis != "examples"]
     adjusted = holm([test.p_value for _, test in tested])
     for (one, test), p_value in zip(tested, adjusted, strict=True):
@@ -226,14 +224,14 @@ def _standings(judged: Sequence[Judged]) -> dict[str, dict]:
 
 
 def _standing(test: Estimate, adjusted_p: float) -> Standing:
-    if adjusted_p > SIGNIFICANT:
+    if adjusted_p > LEVEL:
         return "undecided"
     return "good enough" if test.value < 0 else "worse"
 
 
 def _need(one: Judged, p_values: Sequence[float], test: Estimate) -> str:
     num_left = sum(p_value >= test.p_value for p_value in p_values)
-    need: Need = would_decide(one.margin, SIGNIFICANT / num_left)
+    need: Need = would_decide(one.margin, LEVEL / num_left)
     if need.seeds is not None:
         number = max(1, need.seeds)
         return f"about {number} more seed{'s' if number > 1 else ''}"

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 
+from llmtune.comparison.crossed import LEVEL
 from llmtune.comparison.outcome import Comparison, Metric, Pair, Row
 from llmtune.comparison.statistics import Estimate, Interval
 from llmtune.pages.numbers import counted
@@ -18,7 +19,6 @@ MOST_NAMES = 3
 BETTER = "better than full"
 WEAK = "weak: 2 seeds"
 """What stands beside a claim on two seeds."""
-_CLAIMED_AT = 0.05
 _NARROW = 0.02
 """Half-width of a share from which on a decimal of its per cent says nothing."""
 _MOST_SHARE_DECIMALS = 3
@@ -180,8 +180,8 @@ def p_value(value: float | None) -> str:
     """A probability with three decimals, never rounded onto the 0.05 that decides."""
     if value is None or math.isnan(value):
         return UNKNOWN
-    if f"{value:.3f}" == f"{_CLAIMED_AT:.3f}" and value != _CLAIMED_AT:
-        return f"{'<' if value < _CLAIMED_AT else '>'} {_CLAIMED_AT:g}"
+    if f"{value:.3f}" == f"{LEVEL:.3f}" and value != LEVEL:
+        return f"{'<' if value < LEVEL else '>'} {LEVEL:g}"
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 

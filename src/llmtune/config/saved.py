@@ -1,6 +1,7 @@
 """A run's resolved config on disk: plain YAML, read back without interpolation."""
 
 import os
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from omegaconf._utils import get_omega_conf_dumper, get_yaml_loader
 
 from llmtune.config.run import RunConfig
 from llmtune.config.validate import to_plain, to_run_config, unreadable
-from llmtune.errors import ConfigError, RunError
+from llmtune.errors import ConfigError, LlmtuneError, RunError
 
 
 def config_text(config: RunConfig) -> str:
@@ -60,3 +61,14 @@ def load_config(path: Path) -> RunConfig:
         return to_run_config(load_plain(path))
     except ConfigError as error:
         raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from None
+
+
+def first_readable(paths: Iterable[Path]) -> Path | None:
+    """The first of some run folders' config files that `load_config` can read; None where there is none."""
+    for path in paths:
+        try:
+            load_config(path)
+        except LlmtuneError:
+            continue
+        return path
+    return None

@@ -1,5 +1,6 @@
 """The manifest: what a run's stages read, chose and wrote."""
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ FORMAT_VERSION = 1
 CHECK_FILE = "parity.json"
 """The figures of an export's check, in its folder: only a finished export has it."""
 _CHANGES = "changed_on_resume"
+_SEAL = "own_sha256"
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -32,6 +34,30 @@ def write_json(path: Path, content: Any) -> None:
 def as_json(content: Any) -> str:
     """The text that `write_json` writes."""
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON with its own sha256 in it, by which `read_sealed` knows it again."""
+    write_json(path, {**content, _SEAL: _sha256(content)})
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """What `write_sealed` wrote.
+
+    Raises:
+        OSError, ValueError: it is missing or damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        content = None
+    if not isinstance(content, dict) or content.pop(_SEAL, None) != _sha256(content):
+        raise ValueError(f"{path.name} isn't what was written")
+    return content
+
+
+def _sha256(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 class Manifest:

@@ -20,8 +20,8 @@ from llmtune.data.token_table import TokenTable
 from llmtune.evaluation.perplexity import LossReport, make_report
 from llmtune.logs import say, warn
 from llmtune.runs.environment import BASE_EVALUATIONS_VARIABLE
-from llmtune.runs.file_digest import sha256_of
-from llmtune.runs.manifest import write_json
+from llmtune.runs.file_digest import sha256_of, sha256_of_all
+from llmtune.runs.manifest import read_sealed, write_sealed
 from llmtune.stages.context import RunContext
 from llmtune.stages.measuring import Measured
 from llmtune.stages.training_choices import device_name
@@ -98,11 +98,7 @@ def _depends_on(context: RunContext, num_prompts: int) -> dict[str, Any]:
 def _code_digest() -> str:
     """Tells apart the versions of llmtune."""
     root = Path(__file__).parents[1]
-    digest = hashlib.sha256()
-    for file in sorted(root.rglob("*.py")):
-        digest.update(f"{file.relative_to(root).as_posix()}\0".encode())
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
+    return sha256_of_all((file.relative_to(root).as_posix(), file) for file in sorted(root.rglob("*.py")))
 
 
 def _recalled(context: RunContext, kept: Path) -> Measured | None:
@@ -110,16 +106,14 @@ def _recalled(context: RunContext, kept: Path) -> Measured | None:
     if not kept.exists():
         return None
     try:
-        account = json.loads((kept / _ACCOUNT).read_text(encoding="utf-8"))
-        if account.pop("own_sha256") != _sha256(account):
-            raise ValueError(f"{_ACCOUNT} isn't what was written")
+        account = read_sealed(kept / _ACCOUNT)
         general = context.general
         measured = Measured(
             _report(kept, "test", context.data.test, account),
             None if general is None else _report(kept, "general", general.table, account),
             account["answers"],
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
         warn(f"what the base model came to, in {kept}, is damaged ({error}); it is measured again")
         shutil.rmtree(kept, ignore_errors=True)
         return None
@@ -146,10 +140,6 @@ def _keep(kept: Path, measured: Measured, depends_on: dict[str, Any]) -> None:
                 np.save(building / f"{name}.npy", report.loss_sums, allow_pickle=False)
                 digest = sha256_of(building / f"{name}.npy")
                 account[name] = {"seconds": report.seconds, "sha256": digest}
-        write_json(building / _ACCOUNT, {**account, "own_sha256": _sha256(account)})
+        write_sealed(building / _ACCOUNT, account)
         building.replace(kept)
     shutil.rmtree(building, ignore_errors=True)
-
-
-def _sha256(account: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(account, sort_keys=True).encode()).hexdigest()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmtune.config.run import RunConfig
-from llmtune.config.saved import load_config, load_plain, save_config
+from llmtune.config.saved import first_readable, load_config, load_plain, save_config
 from llmtune.errors import ConfigError, LlmtuneError, RunError
 from llmtune.logs import say, silence_libraries, start_logging
 from llmtune.runs.layout import RunFolder
@@ -30,13 +30,12 @@ def config_of_sweep(folder: RunFolder) -> dict[str, Any]:
     Raises:
         RunError: the sweep can't be read, or none of its runs can.
     """
-    for job in read_plan(folder).jobs:
-        try:
-            load_config(job.folder.config_file)
-            return load_plain(job.folder.config_file)
-        except LlmtuneError:
-            continue
-    raise RunError(f"{folder.path}: none of its runs has a config that can be read, so there is nothing to go on with")
+    file = first_readable(job.folder.config_file for job in read_plan(folder).jobs)
+    if file is None:
+        raise RunError(
+            f"{folder.path}: none of its runs has a config that can be read, so there is nothing to go on with"
+        )
+    return load_plain(file)
 
 
 def finish_sweep(folder: RunFolder, config: RunConfig, typed_uri: str | None = None) -> int:

@@ -7,11 +7,10 @@ import time
 
 import psutil
 
-from llmtune.signals import kill_all
+from llmtune.signals import end_after, kill_all
 
 SWEEP_PROCESS_VARIABLE = "LLMTUNE_SWEEP_PROCESS"
 """Environment variable that gives a sweep's job the number of the sweep's process."""
-_SECONDS_BETWEEN_LOOKS = 0.5
 _GRACE_SECONDS = 60.0  # of the sweep itself 30, of a launcher of several processes 45
 
 
@@ -26,9 +25,7 @@ def end_with_the_sweep() -> None:
 
 
 def _watch(sweep: int) -> None:
-    while os.getppid() == sweep:
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
-    os.kill(os.getpid(), signal.SIGTERM)
+    end_after(sweep)
     time.sleep(_GRACE_SECONDS)
     kill_all(psutil.Process().children(recursive=True))
     os.kill(os.getpid(), signal.SIGKILL)

@@ -1,7 +1,6 @@
 """A sweep: its jobs, each a process of its own, a summary, and a comparison."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from llmtune.comparison.files import ComparisonFiles
 from llmtune.comparison.markdown import description
@@ -9,7 +8,7 @@ from llmtune.comparison.outcome import Comparison
 from llmtune.comparison.tables import show_comparison
 from llmtune.logs import fail, logger, print_table, say
 from llmtune.runs.status import at_work
-from llmtune.signals import asked_to_stop, end_as, finishing, terminable
+from llmtune.signals import terminable, unbroken
 from llmtune.sweep.comparing import compare_jobs
 from llmtune.sweep.job import JobOutcome, SweepJob, SweepSettings
 from llmtune.sweep.parent import SweepRecord
@@ -33,7 +32,7 @@ def run_sweep(jobs: Sequence[SweepJob], settings: SweepSettings, outcomes: Seque
         RunError: another process is at work on the sweep.
     """
     with terminable(), at_work(settings.folder):
-        with _whole():
+        with unbroken():
             record = SweepRecord(settings, jobs)
         try:
             schedule = Schedule(jobs, outcomes, settings, record.run_id)
@@ -41,18 +40,8 @@ def run_sweep(jobs: Sequence[SweepJob], settings: SweepSettings, outcomes: Seque
         except BaseException as error:
             record.close("FAILED", f"{type(error).__name__}: {error}")
             raise
-        with _whole():
+        with unbroken():
             return _finish(record, schedule.outcomes, settings, interrupted=interrupted)
-
-
-@contextmanager
-def _whole() -> Iterator[None]:
-    """Within it a signal is noted, and raised at the end; a second one ends it at once."""
-    with finishing():
-        yield
-        number = asked_to_stop()
-    if number is not None:
-        end_as(number)
 
 
 def _finish(record: SweepRecord, outcomes: Sequence[JobOutcome], settings: SweepSettings, *, interrupted: bool) -> int:

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from llmtune.logs import say
-from llmtune.signals import asked_to_stop, end_as, finishing
+from llmtune.signals import asked_to_stop, finishing, unbroken
 from llmtune.sweep.devices import Slot, Slots, visible_gpus
 from llmtune.sweep.job import JobOutcome, SweepJob, SweepSettings
 from llmtune.sweep.process import RunningJob, job_environment, not_started
@@ -52,12 +52,9 @@ class Schedule:
             say(f"up to {self._slots.num_at_once} jobs at once on {Slot(self._gpus).description}")
         try:
             while self._waiting or self._running:
-                with finishing():
+                with unbroken():
                     self._start_what_fits()
                     self._collect()
-                    number = asked_to_stop()
-                if number is not None:
-                    end_as(number)
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
         except (KeyboardInterrupt, SystemExit):
             self._stop()

@@ -186,7 +186,7 @@ def test_it_is_not_kept_half(shared, measuring, monkeypatch):
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(base_evaluation, "write_json", fail)
+        patch.setattr(base_evaluation, "write_sealed", fail)
         assert shared_base(context(), 2, measuring) is not None
     assert kept_in(shared) == []
     without = Measured(make_report(TEST, SUMS, 2.0), None, [])

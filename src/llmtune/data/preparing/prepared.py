@@ -26,6 +26,7 @@ from llmtune.data.preparing.verified import check_files
 from llmtune.data.reading.sources import Source, open_eval_sources, open_sources
 from llmtune.data.token_table import TokenTable
 from llmtune.logs import warn
+from llmtune.runs.file_digest import sha256_of_all
 
 _WITHOUT_EFFECT = {"path", "id", "eval_path", "format", "sources", "write_clean", "num_workers", "loss_outliers"}
 """Options that the sources' digests stand for, or that change nothing of what is written."""
@@ -211,8 +212,5 @@ def _versions() -> tuple[str | None, ...]:
 def _code_digest() -> str:
     """Tells apart the versions of the code that decides what is written: this room, and some modules beside it."""
     root = Path(__file__).parents[2]
-    digest = hashlib.sha256()
-    for file in sorted([*(root / "data").rglob("*.py"), *(root / name for name in _CODE_OUTSIDE)]):
-        digest.update(f"{file.relative_to(root).as_posix()}\0".encode())
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
+    files = sorted([*(root / "data").rglob("*.py"), *(root / name for name in _CODE_OUTSIDE)])
+    return sha256_of_all((file.relative_to(root).as_posix(), file) for file in files)

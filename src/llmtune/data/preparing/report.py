@@ -6,7 +6,6 @@ dropped by reason.
 """
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from llmtune.data.preparing.verified import digest_files
 from llmtune.data.reading.sources import Source
 from llmtune.data.shaping.shapes import why_shape
 from llmtune.data.token_table import TokenTable
-from llmtune.runs.manifest import write_json
+from llmtune.runs.manifest import read_sealed, write_sealed
 
 REPORT = "report.json"
 KEPT = "kept.npy"
@@ -90,7 +89,7 @@ def write_report(folder: Path, account: Account) -> None:
         "warnings": list(account.warnings),
         "too_few_test": account.too_few_test,
     }
-    write_json(folder / REPORT, {**report, "own_sha256": _sha256(report)})
+    write_sealed(folder / REPORT, report)
 
 
 def read_report(folder: Path) -> dict[str, Any]:
@@ -99,13 +98,7 @@ def read_report(folder: Path) -> dict[str, Any]:
     Raises:
         OSError, ValueError: it is missing or damaged.
     """
-    try:
-        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-    except RecursionError:
-        report = None
-    if not isinstance(report, dict) or report.pop("own_sha256", None) != _sha256(report):
-        raise ValueError(f"{REPORT} isn't what was written")
-    return report
+    return read_sealed(folder / REPORT)
 
 
 def without_rows(report: Mapping[str, Any], rows: np.ndarray, reason: str) -> dict[str, Any]:
@@ -143,10 +136,6 @@ def table_figures(table: TokenTable, rows: np.ndarray) -> dict[str, Any]:
         "tokens_sha256": table.tokens_digest(),
         "content_sha256": table.content_digest(),
     }
-
-
-def _sha256(report: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(report, sort_keys=True).encode()).hexdigest()
 
 
 def _source(account: Account, number: int, split: np.ndarray) -> dict[str, Any]:

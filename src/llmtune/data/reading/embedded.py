@@ -1,7 +1,6 @@
 """Python functions of packages that are installed with llmtune: real examples that need no network."""
 
 import ast
-import hashlib
 import importlib.metadata
 import importlib.util
 import warnings
@@ -13,6 +12,7 @@ from llmtune.data.reading.ready import ReadyBlock
 from llmtune.data.records import Record
 from llmtune.errors import DataError
 from llmtune.logs import say
+from llmtune.runs.file_digest import sha256_of_all
 
 PACKAGES = {"sympy": "1.14.0", "networkx": "3.6.1"}
 """The packages, and the versions that published figures were measured on."""
@@ -60,13 +60,10 @@ def installed_packages() -> dict[str, str]:
 
 def embedded_digest() -> str:
     """Hex sha256 of the sources of the embedded packages."""
-    digest = hashlib.sha256()
-    for package in PACKAGES:
-        root = package_folder(package)
-        for file in source_files(package):
-            digest.update(f"{file.relative_to(root.parent).as_posix()}\0".encode())
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
+    roots = {package: package_folder(package).parent for package in PACKAGES}
+    return sha256_of_all(
+        (file.relative_to(root).as_posix(), file) for package, root in roots.items() for file in source_files(package)
+    )
 
 
 def package_folder(package: str) -> Path:
