@@ -1,15 +1,25 @@
-"""How long a person waits for a command."""
+"""How long a person waits for a command, beside what the same machine does in the same minute."""
 
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 
+IMPORT_TORCH = [sys.executable, "-c", "import torch"]
+"""About a second, on a machine where nothing else runs."""
 
-def best_seconds(command: Sequence[str]) -> float:
-    """Seconds that a command takes, the interpreter's start included; the best of three, since machines are noisy."""
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
-        subprocess.run(command, check=True, capture_output=True)
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
+
+def times_as_long(command: Sequence[str], other: Sequence[str] = IMPORT_TORCH) -> float:
+    """How many times as long a command takes as another one, the interpreter's start included.
+
+    They run in turn and the best of three counts, since machines differ and are noisy.
+    """
+    turns = [(_seconds(command), _seconds(other)) for _ in range(3)]
+    ours, theirs = zip(*turns, strict=True)
+    return min(ours) / min(theirs)
+
+
+def _seconds(command: Sequence[str]) -> float:
+    started = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - started

@@ -61,3 +61,13 @@ def examples_file(assets: Path) -> Path:
 def text_file(assets: Path) -> Path:
     """60 rows of plain text, the column named `text` and `content` in turn."""
     return assets / "text.jsonl"
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory) -> Path:
+    """The file of an MLflow store without a run, to copy: making one takes longer than training a tiny model."""
+    from llmtune.tracking.client import MlflowClient
+
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file

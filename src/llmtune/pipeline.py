@@ -1,5 +1,6 @@
 """The stages of a run in their order, those that are finished left out; and a truthful end of the record."""
 
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -62,11 +63,12 @@ def _run_stages(context: "RunContext", stages: Sequence[str]) -> None:
     left = stages_to_run(stages, manifest, trained_elsewhere=config.is_trained_elsewhere)
     if "export" in left and distributed.is_first():
         check_export(context)  # before training, not after it
-    for stage in left:
-        if stage in _ALONE:
-            process_group.leave()
-        with memory_explained(stage, context):
-            RECIPES[stage](context)
+    with _collecting_what_comes_new():
+        for stage in left:
+            if stage in _ALONE:
+                process_group.leave()
+            with memory_explained(stage, context):
+                RECIPES[stage](context)
     process_group.leave()
     show_results(context)
 
@@ -98,6 +100,16 @@ def _stands(stage: str, manifest: Manifest) -> bool:
     """Whether a stage is finished and what it made is there; an export may have been removed or moved since."""
     results = manifest.stage(stage)
     return bool(results) and (stage != "export" or all(is_finished_export(result) for result in results.values()))
+
+
+@contextmanager
+def _collecting_what_comes_new() -> Iterator[None]:
+    """Leave what stands before, such as modules, out of each search for garbage: half a second after every stage."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _set_up_torch(config: RunConfig, manifest: Manifest) -> None:

@@ -28,16 +28,7 @@ def impatient(monkeypatch):
     monkeypatch.setattr("llmtune.tracking.entry_queue.QueueSettings", lambda: quick)
 
 
-@pytest.fixture(scope="session")
-def _empty_store(tmp_path_factory):
-    from llmtune.tracking.client import MlflowClient
-
-    file = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(f"sqlite:///{file}").search_experiments()
-    return file
-
-
 @pytest.fixture
-def store(_empty_store, tmp_path):
-    """The file of a store that is empty; making one takes seconds, copying one doesn't."""
-    return Path(shutil.copy(_empty_store, tmp_path))
+def store(empty_store, tmp_path):
+    """The file of a store that is empty."""
+    return Path(shutil.copy(empty_store, tmp_path))

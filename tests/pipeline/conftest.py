@@ -1,6 +1,7 @@
 """Runs of the whole pipeline in this process, on tiny random models."""
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +49,8 @@ class Workplace:
 
 
 @pytest.fixture
-def workplace(tmp_path, monkeypatch) -> Workplace:
+def workplace(tmp_path, monkeypatch, empty_store) -> Workplace:
+    shutil.copy(empty_store, tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     # One thread: where tests share the cores, two on a tiny model wait for each other 10 times as long as they compute.

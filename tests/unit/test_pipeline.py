@@ -1,8 +1,11 @@
 """The stages that are left to do, in order."""
 
+import gc
+from collections.abc import Callable
+
 import pytest
 
-from llmtune import pipeline
+from llmtune import cli, pipeline
 from llmtune.config.model import ModelConfig
 from llmtune.config.run import RunConfig
 from llmtune.config.tracking import TrackingConfig
@@ -55,17 +58,41 @@ def test_a_stage_that_runs_out_of_memory_is_recorded_with_a_line_that_stands_alo
     def prepare(context: object) -> None:
         raise MemoryError
 
-    monkeypatch.setitem(RECIPES, "prepare", prepare)
-    for name in ("_set_up_torch", "start_logging"):
-        monkeypatch.setattr(pipeline, name, lambda *given, **named: None)
-    config = RunConfig(
-        model=ModelConfig(name="tiny", source="folder", path="tiny"),
-        tracking=TrackingConfig(backend="none"),
-        runs_dir=str(tmp_path / "runs"),
-    )
     folder = RunFolder(tmp_path / "runs" / "mine")
     with pytest.raises(LlmtuneError, match="with fewer rows"):
-        pipeline.run_stages(folder, config, ["prepare"])
+        _run_with(prepare, folder, monkeypatch)
     record = RunStatusFile(folder.status_file).read()
     assert record is not None
     assert (record.status, record.error) == ("FAILED", "prepare: the machine is out of memory")
+
+
+def test_what_stood_before_the_stages_is_left_out_of_searches_for_garbage(tmp_path, monkeypatch) -> None:
+    left_out = []
+    _run_with(lambda context: left_out.append(gc.get_freeze_count()), RunFolder(tmp_path / "mine"), monkeypatch)
+    assert left_out[0] > 10_000
+    assert gc.get_freeze_count() == 0
+
+
+def test_a_command_seldom_searches_for_garbage(monkeypatch) -> None:
+    before, found = gc.get_threshold(), []
+    monkeypatch.setattr(cli, "_run_and_exit", lambda: found.append(gc.get_threshold()[0]))
+    try:
+        cli.main()
+    finally:
+        gc.set_threshold(*before)
+    assert found == [100_000]
+    assert before[0] < 10_000, "only a process of our own does so"
+
+
+def _run_with(prepare: Callable[[object], None], folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a `prepare` stage that does this, of a model that isn't there."""
+    monkeypatch.setitem(RECIPES, "prepare", prepare)
+    for name in ("_set_up_torch", "start_logging"):
+        monkeypatch.setattr(pipeline, name, lambda *given, **named: None)
+    monkeypatch.setattr("llmtune.stages.results.show_results", lambda context: None)
+    config = RunConfig(
+        model=ModelConfig(name="tiny", source="folder", path="tiny"),
+        tracking=TrackingConfig(backend="none"),
+        runs_dir=str(folder.path.parent),
+    )
+    pipeline.run_stages(folder, config, ["prepare"])
