@@ -14,8 +14,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # the helpers beside this file, also for the folders below
 
-# A shell starts background commands with Ctrl-C ignored, and what they start inherits it; the tests send it.
+# A shell starts background commands with Ctrl-C ignored, nohup with a hang-up, and what they start inherits it; the
+# tests send both.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ASSETS = Path(__file__).parent / "assets"
 

@@ -19,7 +19,7 @@ from llmtune.data.records import Record
 
 fuzzed = settings(
     max_examples=int(os.environ.get("LLMTUNE_FUZZ_EXAMPLES", "300")),
-    deadline=2000,
+    deadline=30_000,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

@@ -22,7 +22,7 @@ from llmtune.errors import DataError
 NUM_EXAMPLES = int(os.environ.get("LLMTUNE_FUZZ_EXAMPLES", "300"))
 fuzzed = settings(
     max_examples=NUM_EXAMPLES,
-    deadline=2000,
+    deadline=30_000,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 

@@ -16,7 +16,7 @@ from llmtune.data.shaping.outcome import Unusable
 from llmtune.data.shaping.shapes import RowShaper, as_row, shape_of, why_shape
 
 NUM_EXAMPLES = int(os.environ.get("LLMTUNE_FUZZ_EXAMPLES", "300"))
-fuzzed = settings(max_examples=NUM_EXAMPLES, deadline=2000, suppress_health_check=[HealthCheck.too_slow])
+fuzzed = settings(max_examples=NUM_EXAMPLES, deadline=30_000, suppress_health_check=[HealthCheck.too_slow])
 
 ANY_TEXT = st.text(st.characters(codec=None), max_size=20)
 """Half surrogate pairs with it."""

@@ -151,7 +151,7 @@ def test_a_job_that_stands_still_keeps_the_others_waiting_for_a_share_of_their_l
     began = time.monotonic()
     with FileLock(lock):
         found = shared_base(context(minutes=0.02), 2, measuring)
-    assert 0.3 <= time.monotonic() - began < 3.0
+    assert 0.3 <= time.monotonic() - began < 30
     assert measuring.times == 2 and found is not None and found.test.loss == 1.0
     assert (
         "the other process isn't done after 0 s; measuring the base model is done here too" in capsys.readouterr().out
