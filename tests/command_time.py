@@ -5,16 +5,16 @@ import sys
 import time
 from collections.abc import Sequence
 
-IMPORT_TORCH = [sys.executable, "-c", "import torch"]
+_IMPORT_TORCH = (sys.executable, "-c", "import torch")
 """About a second, on a machine where nothing else runs."""
 
 
-def times_as_long(command: Sequence[str], other: Sequence[str] = IMPORT_TORCH) -> float:
-    """How many times as long a command takes as another one, the interpreter's start included.
+def times_importing_torch(command: Sequence[str]) -> float:
+    """How many times as long a command takes as to import torch, the interpreter's start included.
 
     They run in turn and the best of three counts, since machines differ and are noisy.
     """
-    turns = [(_seconds(command), _seconds(other)) for _ in range(3)]
+    turns = [(_seconds(command), _seconds(_IMPORT_TORCH)) for _ in range(3)]
     ours, theirs = zip(*turns, strict=True)
     return min(ours) / min(theirs)
 
