@@ -61,7 +61,8 @@ class FineTuneConfig:
     num_epochs: int | None = None
     """Passes over the training examples."""
     batch_size: int | None = None
-    """Examples of a micro-batch; a step is this, times `gradient_accumulation`, times the number of processes."""
+    """Examples of a micro-batch; a step is this, times `gradient_accumulation`, times the number of processes, unless
+    `overrides` have `train.batch_unit=tokens`."""
     learning_rate: float | None = None
     """Peak learning rate; None is the method's own."""
     lora_r: int | None = None
@@ -75,7 +76,7 @@ class FineTuneConfig:
     weight_decay: float | None = None
     """Decay of the weights that AdamW applies."""
     gradient_accumulation: int | None = None
-    """Micro-batches of a step."""
+    """Micro-batches of a step; ignored with `train.batch_unit=tokens`."""
     lora_dropout: float | None = None
     """Share of an adapter's input that is dropped while training."""
     seed: int | None = None

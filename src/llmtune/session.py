@@ -76,6 +76,7 @@ def _composition(arguments: Arguments, start: StartingPoint, options: Sequence[s
         overrides=start.with_typed(arguments.overrides),
         saved=start.saved,
         finish=lambda config: start.applied(config, arguments),
+        begun=start.run is not None,
     )
 
 

@@ -1,7 +1,7 @@
 """Trains the tiny model in processes that are killed, and writes what became of each. Started by a test.
 
-Arguments: model folder, folder for the runs, number of kills, seed. A process of its own, since children that are
-forked after torch has computed with several threads hang.
+Arguments: model folder, folder for the runs, number of kills, seed, tokens of a step or 0 for steps of examples. A
+process of its own, since children that are forked after torch has computed with several threads hang.
 """
 
 import json
@@ -28,7 +28,8 @@ from llmtune.training.callbacks import checkpointing
 from llmtune.training.checkpoint import find_damage, list_checkpoints, load_checkpoint, newest_intact_checkpoint
 from llmtune.training.parts import TrainState
 
-SETUP = Setup(LORA_DROPOUT)
+TOKENS_PER_STEP = int(sys.argv[5]) or None
+SETUP = Setup(LORA_DROPOUT, num_examples=17 if TOKENS_PER_STEP else 18, tokens_per_step=TOKENS_PER_STEP)
 _KEEP = 1
 _CHANGES = frozenset({"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "shutil.rmtree"})
 _STARTED, _IN_SAVE, _SAVED, _CHANGED = range(4)

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM
 from llmtune.data.collate import collate
 from llmtune.data.token_table import TokenTable
 from llmtune.distributed import num_processes, rank
-from llmtune.models.token_loss import WHOLE, set_loss, token_losses
+from llmtune.models.token_loss import WHOLE, set_loss, token_loss_sum
 
 STEPS = 8
 EXAMPLES = 4
@@ -72,14 +72,16 @@ def _train(
         divisor = int(table.num_supervised_tokens[list(indices)].sum())
         mine = list(indices)[rank() :: num_processes()]
         batch = collate(cast(TokenTable, table), mine, packed=False, pad_token_id=2).to(CPU)
-        loss = token_losses(model, **batch.inputs).sum() / divisor
+        total = token_loss_sum(model, **batch.inputs)
+        assert total is not None
+        loss = total / divisor
         (loss * num_processes() if sums else loss).backward()  # FSDP takes the mean over the processes
         optimizer.step()
         optimizer.zero_grad()
-        total = loss.detach().clone()
+        mean = loss.detach().clone()
         if num_processes() > 1:
-            dist.all_reduce(total)
-        losses.append(float(total))
+            dist.all_reduce(mean)
+        losses.append(float(mean))
     held = (parameter.to_local() if isinstance(parameter, DTensor) else parameter for parameter in model.parameters())
     return {"losses": losses, "num_parameters": [sum(part.numel() for part in held)]}
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_training import FULL, LORA_DROPOUT, QLORA_DROPOUT, Recorder, Setup, make_parts, weights_digest
 
 from llmtune.errors import TrainingFault
@@ -22,6 +23,8 @@ SETUPS = {
     "lora": Setup(LORA_DROPOUT),
     "full, 8-bit state": Setup(FULL, optimizer="adamw_8bit"),
     "qlora, paged": Setup(QLORA_DROPOUT, optimizer="paged_adamw_8bit"),
+    "full, bf16 masters": Setup(FULL, master_dtype=torch.bfloat16),
+    "lora, bf16 masters, sgd": Setup(LORA_DROPOUT, optimizer="sgd", master_dtype=torch.bfloat16),
 }
 WORKER = """
 import json, os, sys

@@ -1,11 +1,13 @@
 """A run that goes on from any of its checkpoints ends with the bits of the run that was never stopped."""
 
 import itertools
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
+import torch
 from tiny_training import FULL, LORA_DROPOUT, QLORA_DROPOUT, Setup, make_parts, resume, train_to_the_end
 
+from llmtune.data.plan import StepPlan
 from llmtune.errors import TrainingFault
 from llmtune.training import checkpoint
 from llmtune.training.checkpoint import checkpoint_step, list_checkpoints, load_checkpoint
@@ -19,13 +21,20 @@ FULL_PADDED = Setup(FULL, packed=False)
 FULL_8BIT = Setup(FULL, optimizer="adamw_8bit")
 OVERFLOWING = Setup(LORA_DROPOUT, loss_scale=2.0**23)
 """Its first steps are skipped until the scale is low enough."""
+BF16 = {"master_dtype": torch.bfloat16}
 RUNS = {
     "llama, lora, packed": ("tiny_llama", LORA_PACKED),
     "llama, qlora, packed, paged": ("tiny_llama", Setup(QLORA_DROPOUT, optimizer="paged_adamw_8bit")),
     "llama, full, packed, 8-bit state": ("tiny_llama", FULL_8BIT),
     "llama, lora, packed, loss scaler": ("tiny_llama", OVERFLOWING),
+    "llama, lora, packed, bf16 masters": ("tiny_llama", Setup(LORA_DROPOUT, **BF16)),
+    "llama, full, packed, bf16 masters": ("tiny_llama", Setup(FULL, **BF16)),
     "gpt2 with dropout, lora, padded, no accumulation": ("tiny_gpt2", LORA_PADDED),
     "gpt2 with dropout, full, padded": ("tiny_gpt2", FULL_PADDED),
+    "gpt2 with dropout, qlora, padded, bf16 masters, 8-bit state": (
+        "tiny_gpt2",
+        Setup(QLORA_DROPOUT, packed=False, optimizer="adamw_8bit", **BF16),
+    ),
 }
 METHODS = {"lora": LORA_DROPOUT, "qlora": QLORA_DROPOUT, "full": FULL}
 MIDDLE = 5
@@ -40,11 +49,11 @@ def _check_every_step(model_folder, setup, folder):
     """Go on from each checkpoint of a run, and compare; how many were equal."""
     straight = _straight(model_folder, setup, folder / "straight")
     checkpoints = list_checkpoints(folder / "straight" / "checkpoints")
-    epoch = sorted(range(setup.num_examples))
-    steps = len(straight.examples) // setup.num_epochs
-    for first in range(1, len(straight.examples), steps):
-        taken = [index for step in range(first, first + steps) for index in straight.examples[step]]
-        assert sorted(taken) == epoch, "each example once an epoch"
+    plan, taken = make_parts(model_folder, setup).plan, {}
+    for step, indices in straight.examples.items():
+        taken.setdefault(plan.step(step - 1, 0).epoch, []).extend(indices)
+    every = [sorted(indices) for indices in taken.values()]
+    assert every == [list(range(setup.num_examples))] * setup.num_epochs, "each example once an epoch"
     for start in checkpoints:
         resumed = resume(model_folder, setup, start, folder / "resumed")
         assert resumed == straight.after(checkpoint_step(start)), start.name
@@ -57,6 +66,27 @@ def test_every_checkpoint_leads_to_the_same_bits(assets, model, setup, tmp_path)
     count = _check_every_step(assets / model, setup, tmp_path)
     print(f"{count} of {count} steps: equal weights, losses, examples and state after a resume")
     assert count == 10
+
+
+FILLED = Setup(LORA_DROPOUT, num_examples=17, tokens_per_step=70)
+"""Its epochs have 6 and 7 steps."""
+
+
+@pytest.mark.parametrize(
+    "packed", [pytest.param(True, id="packed", marks=pytest.mark.fast), pytest.param(False, id="padded")]
+)
+def test_every_checkpoint_of_steps_of_tokens_leads_to_the_same_bits(tiny_llama, packed, tmp_path):
+    count = _check_every_step(tiny_llama, replace(FILLED, packed=packed), tmp_path)
+    print(f"{count} of {count} steps: equal weights, losses, examples and state after a resume")
+    assert count == 13
+
+
+@pytest.mark.fast
+def test_control_epochs_of_equally_many_steps_would_show(tiny_llama, tmp_path, monkeypatch):
+    straight = _straight(tiny_llama, FILLED, tmp_path / "straight")
+    monkeypatch.setattr(StepPlan, "_place", lambda plan, step: divmod(step, plan.steps_per_epoch))
+    start = tmp_path / "straight" / "checkpoints" / "checkpoint-11"
+    assert resume(tiny_llama, FILLED, start, tmp_path / "resumed") != straight.after(11)
 
 
 LONG_RUNS = [

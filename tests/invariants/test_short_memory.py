@@ -172,7 +172,7 @@ def _broken(*given, **named):
 def test_another_error_and_one_inside_the_update_are_not_repeated(tiny_llama, monkeypatch):
     parts = make_parts(tiny_llama, WIDE)
     with monkeypatch.context() as broken, pytest.raises(RuntimeError, match="mat1 and mat2"):
-        broken.setattr(loss_module, "token_losses", _broken)
+        broken.setattr(loss_module, "token_loss_sum", _broken)
         train_step(parts, TrainState())
 
     def update(*given, **named):

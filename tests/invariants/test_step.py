@@ -11,6 +11,8 @@ from tiny_training import FULL, LORA, LORA_DROPOUT, Recorder, Setup, make_parts,
 from llmtune.data.collate import collate
 from llmtune.errors import TrainingFault
 from llmtune.models import chunked_loss
+from llmtune.models.decoding import choose_decoder
+from llmtune.models.fast.decoder import decoder_of
 from llmtune.models.token_loss import CHUNKED, WHOLE, choose_loss, set_loss
 from llmtune.training import loss as loss_module
 from llmtune.training.loop import train, train_step
@@ -40,6 +42,8 @@ class FirstStep(NamedTuple):
 def _parts(model_folder, setup, name, dtype=torch.float32):
     parts = make_parts(model_folder, setup)
     parts.model.to(dtype)
+    if parts.settings.packed and not setup.own_decoder and dtype != torch.float32:
+        choose_decoder(parts.model, "auto", parts.precision, packed=True)  # for the weights as they are now
     for module in parts.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -65,14 +69,54 @@ def test_loss_and_gradient_norm_do_not_depend_on_the_cut(tiny_llama, method, pac
 
 
 @METHODS
+@pytest.mark.parametrize(("size", "accumulation"), CUTS)
+def test_nor_on_the_models_own_decoder(tiny_llama, method, size, accumulation):
+    whole = _first_step(tiny_llama, replace(AT_ONCE, method=method))
+    setup = Setup(method, size, accumulation)
+    assert decoder_of(make_parts(tiny_llama, setup).model) is not None
+    cut = _first_step(tiny_llama, replace(setup, own_decoder=True), CHUNKED)
+    assert cut.loss == pytest.approx(whole.loss, rel=1e-6)
+    assert cut.grad_norm == pytest.approx(whole.grad_norm, rel=1e-6)
+
+
+@METHODS
 @PACKED
 @LOSSES
 @pytest.mark.parametrize(("size", "accumulation"), CUTS)
 def test_nor_in_float64(tiny_model, method, packed, name, size, accumulation):
     whole = _first_step(tiny_model, replace(AT_ONCE, method=method), dtype=torch.float64)
-    cut = _first_step(tiny_model, Setup(method, size, accumulation, packed=packed), name, torch.float64)
+    setup = Setup(method, size, accumulation, packed=packed, own_decoder=True)
+    cut = _first_step(tiny_model, setup, name, torch.float64)
     assert cut.loss == pytest.approx(whole.loss, rel=1e-12)
     assert cut.grad_norm == pytest.approx(whole.grad_norm, rel=1e-8)
+
+
+@METHODS
+@pytest.mark.parametrize(("size", "accumulation"), CUTS[1:])
+def test_nor_in_float64_on_llmtunes_decoder(tiny_llama, method, size, accumulation):
+    """Its norms are float64 too, where transformers' are float32: so it is compared with itself."""
+    whole = _first_step(tiny_llama, replace(AT_ONCE, method=method, packed=True), CHUNKED, torch.float64)
+    cut = _first_step(tiny_llama, Setup(method, size, accumulation), CHUNKED, torch.float64)
+    assert cut.loss == pytest.approx(whole.loss, rel=1e-12)
+    assert cut.grad_norm == pytest.approx(whole.grad_norm, rel=1e-8)
+
+
+FILLED = replace(AT_ONCE, micro_batch_size=18, tokens_per_step=160)
+"""A step of as many examples as 160 tokens hold, in one micro-batch."""
+
+
+@METHODS
+@PACKED
+@pytest.mark.parametrize(("size", "accumulation"), [(1, 1), (2, 5), (3, 1)])
+def test_nor_do_those_of_a_step_of_tokens(tiny_llama, method, packed, size, accumulation):
+    whole = _first_step(tiny_llama, replace(FILLED, method=method))
+    setup = replace(
+        FILLED, method=method, micro_batch_size=size, packed=packed, gradient_accumulation_steps=accumulation
+    )
+    cut = _first_step(tiny_llama, setup, CHUNKED)
+    assert len(make_parts(tiny_llama, setup).plan.step(0, 0).micro_batches) > 1
+    assert cut.loss == pytest.approx(whole.loss, rel=1e-6)
+    assert cut.grad_norm == pytest.approx(whole.grad_norm, rel=1e-6)
 
 
 def test_a_run_takes_chunks_by_itself(tiny_model):
@@ -103,11 +147,14 @@ def _row_forgotten(monkeypatch):
 
 
 @pytest.mark.parametrize("damage", [_mean_of_means, _masked_by_token, _row_forgotten])
+@pytest.mark.parametrize("setup", [AT_ONCE, FILLED], ids=["examples", "tokens"])
 @METHODS
-def test_control_each_damage_is_told_apart(tiny_llama, monkeypatch, method, damage):
-    whole = _first_step(tiny_llama, replace(AT_ONCE, method=method))
+def test_control_each_damage_is_told_apart(tiny_llama, monkeypatch, method, damage, setup):
+    whole = _first_step(tiny_llama, replace(setup, method=method))
     damage(monkeypatch)
-    cut = _first_step(tiny_llama, Setup(method, 1, 8, packed=False), CHUNKED)
+    cut = _first_step(
+        tiny_llama, replace(setup, method=method, micro_batch_size=1, gradient_accumulation_steps=8), CHUNKED
+    )
     assert abs(cut.loss / whole.loss - 1) > 1e-4
     assert abs(cut.grad_norm / whole.grad_norm - 1) > 1e-4
 

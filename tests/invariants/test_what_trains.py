@@ -18,6 +18,7 @@ from llmtune.training.parts import TrainState
 pytestmark = pytest.mark.fast
 
 ADAPTERS = pytest.mark.parametrize("method", [LORA_DROPOUT, QLORA_DROPOUT], ids=["lora", "qlora"])
+MASTERS = pytest.mark.parametrize("master_dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 IDS = torch.arange(3, 40)[None]
 
 
@@ -50,15 +51,24 @@ def changed(before, after):
     return {name for name in before if before[name] != after[name]}
 
 
+def types_of_what_trains(parts):
+    """Of the weights that train, and of AdamW's state of them."""
+    state = [
+        parts.optimizer.state[parameter][name] for parameter in parts.trainable for name in ("exp_avg", "exp_avg_sq")
+    ]
+    return {tensor.dtype for tensor in [*parts.trainable, *state]}
+
+
 @ADAPTERS
-def test_a_run_changes_every_adapter_and_no_bit_of_the_base(tiny_model, method):
-    parts = make_parts(tiny_model, Setup(method))
+@MASTERS
+def test_a_run_changes_every_adapter_and_no_bit_of_the_base(tiny_model, method, master_dtype):
+    parts = make_parts(tiny_model, Setup(method, master_dtype=master_dtype))
     before = digests(parts.model)
     quantised = [name for name, tensor in parts.model.named_parameters() if hasattr(tensor, "quant_state")]
     assert len(quantised) == (0 if method is LORA_DROPOUT else {"tiny_llama": 14, "tiny_gpt2": 8}[tiny_model.name])
     train(parts, TrainState(), [])
     assert changed(before, digests(parts.model)) == {name for name in before if "lora_" in name}
-    assert {p.dtype for p in parts.model.parameters() if p.requires_grad} == {torch.float32}
+    assert types_of_what_trains(parts) == {master_dtype}
 
 
 @pytest.mark.parametrize("part", ["weight", "absmax", "state2", "buffer"])
@@ -80,14 +90,16 @@ def test_control_each_bit_of_the_base_is_watched(tiny_llama, part):
     assert changed(before, digests(parts.model)) == {name}
 
 
-def test_full_changes_every_weight_and_a_tied_head_stays_tied(tiny_model):
-    parts = make_parts(tiny_model, Setup(FULL, optimizer="adamw"))
+@MASTERS
+def test_full_changes_every_weight_and_a_tied_head_stays_tied(tiny_model, master_dtype):
+    parts = make_parts(tiny_model, Setup(FULL, optimizer="adamw", master_dtype=master_dtype))
     model = parts.model
     before = digests(model)
     train(parts, TrainState(), [])
     assert changed(before, digests(model)) == {name for name, _ in model.named_parameters()}
     assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
     assert sum(parameter is model.get_input_embeddings().weight for parameter in parts.trainable) == 1
+    assert types_of_what_trains(parts) == {master_dtype}
 
 
 @ADAPTERS
@@ -127,11 +139,9 @@ def test_a_trained_adapter_is_plain_pefts_without_a_word(tiny_model, method, tmp
         assert float((bare - expected).abs().max()) > 1e-2 * float(expected.abs().max())
 
 
-def share_unchanged(model_folder, dtype=None):
-    """Share of the weights with a gradient that a step of Adam at 2e-5 leaves as they were, first cast to `dtype`."""
-    parts = make_parts(model_folder, Setup(FULL, learning_rate=2e-5))
-    if dtype is not None:
-        parts.model.to(dtype)
+def share_unchanged(model_folder, master_dtype=torch.float32):
+    """Share of the weights with a gradient that a step of Adam at 2e-5 leaves as they were."""
+    parts = make_parts(model_folder, Setup(FULL, learning_rate=2e-5, master_dtype=master_dtype))
     before = [parameter.detach().clone() for parameter in parts.trainable]
     has_gradient = [torch.zeros_like(parameter, dtype=torch.bool) for parameter in parts.trainable]
 

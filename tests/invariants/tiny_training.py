@@ -1,5 +1,6 @@
 """Real training parts around a tiny model, and what is compared about a run."""
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,9 +13,11 @@ import torch
 from llmtune.config.method import FullConfig, LoraConfig, MethodConfig, QloraConfig
 from llmtune.config.model import ModelConfig
 from llmtune.data.plan import PlanSettings, StepPlan
+from llmtune.distributed import rank
 from llmtune.evaluation.perplexity import LossSettings, evaluate_loss
 from llmtune.methods.registry import make_method
 from llmtune.models.attention import VARLEN, set_attention
+from llmtune.models.decoding import choose_decoder
 from llmtune.models.load import LoadSettings
 from llmtune.models.precision import Precision
 from llmtune.models.source import locate_model
@@ -29,7 +32,7 @@ from llmtune.training.loop import train
 from llmtune.training.optimizer import make_optimizer
 from llmtune.training.parts import Callback, LoopSettings, StepResult, TrainParts, TrainState
 from llmtune.training.scaler import make_scaler
-from llmtune.training.schedule import ScheduleSettings, count_steps
+from llmtune.training.schedule import ScheduleSettings
 
 MAX_LENGTH = 40
 CPU = torch.device("cpu")
@@ -90,18 +93,28 @@ class Setup:
     learning_rate: float = 1e-2
     seed: int = 1
     optimizer: str = "adamw"
+    tokens_per_step: int | None = None
+    """Tokens that steps are filled with; None is steps of examples."""
     loss_scale: float | None = None
     """Where a loss scaler begins, with gradients that overflow where fp16 does; None is none of both."""
+    master_dtype: torch.dtype = torch.float32
+    """Of what trains; with bf16, products are in bf16 too."""
+    own_decoder: bool = False
+    """Whether packed rows take the model's own forward pass, and not llmtune's decoder where that can be."""
+    device: str = "cpu"
 
 
 def make_parts(model_folder: Path, setup: Setup) -> TrainParts:
-    """Everything that `train` needs, the model in fp32 on the CPU."""
+    """Everything that `train` needs."""
+    device = torch.device(setup.device)
+    precision = Precision("bf16" if setup.master_dtype == torch.bfloat16 else "fp32", device.type, "for the test")
     source = locate_model(ModelConfig(name="tiny", source="folder", path=str(model_folder)), Path("unused"))
-    method = make_method(setup.method)
-    base = method.load(source, LoadSettings(compute_dtype=torch.float32, device=CPU))
+    method = make_method(setup.method, master_dtype=setup.master_dtype)
+    base = method.load(source, LoadSettings(compute_dtype=precision.compute_dtype, device=device))
     model = method.make_trainable(base, setup.seed)
     if setup.packed:
         set_attention(model, VARLEN)
+        choose_decoder(model, "transformers" if setup.own_decoder else "auto", precision, packed=True)
     table = Examples(setup.num_examples)
     plan_settings = PlanSettings(
         seed=setup.seed,
@@ -110,13 +123,14 @@ def make_parts(model_folder: Path, setup: Setup) -> TrainParts:
         num_processes=setup.num_processes,
         packing=setup.packed,
         max_seq_len=MAX_LENGTH,
+        tokens_per_step=setup.tokens_per_step,
     )
     plan = StepPlan(table.num_tokens, table.num_supervised_tokens, plan_settings)
-    total_steps = count_steps(plan.steps_per_epoch, setup.num_epochs, None)
+    total_steps = plan.count_steps(setup.num_epochs)
     schedule = ScheduleSettings("cosine", setup.learning_rate, warmup_steps=2, total_steps=total_steps)
     scaler = None
     if setup.loss_scale is not None:
-        scaler = make_scaler(CPU, init_scale=setup.loss_scale)
+        scaler = make_scaler(device, init_scale=setup.loss_scale)
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.register_hook(lambda gradient: gradient.half().float())
@@ -126,8 +140,8 @@ def make_parts(model_folder: Path, setup: Setup) -> TrainParts:
         optimizer=make_optimizer(model, setup.optimizer, setup.learning_rate, 0.01),
         plan=plan,
         table=table,
-        precision=Precision("fp32", "cpu", "for the test"),
-        device=CPU,
+        precision=precision,
+        device=device,
         settings=LoopSettings(setup.seed, schedule, max_grad_norm=1.0, packed=setup.packed, pad_token_id=2),
         scaler=scaler,
     )
@@ -138,7 +152,7 @@ def weights_digest(model: torch.nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -149,13 +163,15 @@ class Recorder:
     steps: dict[int, tuple[float, float]] = field(default_factory=dict)
     examples: dict[int, list[int]] = field(default_factory=dict)
 
-    def on_train_start(self, parts: TrainParts, state: TrainState) -> None: ...
+    def on_train_start(self, parts: TrainParts, state: TrainState) -> None:
+        self._plan = copy.deepcopy(parts.plan)  # the run's own is in use by the thread that makes the next step
 
     def on_step_end(self, parts: TrainParts, state: TrainState, result: StepResult) -> None:
         self.steps[state.global_step] = (result.loss, result.grad_norm)
-        table = cast(Examples, parts.table)
-        self.examples[state.global_step] = table.taken.copy()
-        table.taken.clear()
+        planned, table = self._plan.step(state.global_step - 1, rank()), cast(Examples, parts.table)
+        count = sum(map(len, planned.micro_batches))  # what was taken beyond them is the next step's
+        self.examples[state.global_step] = table.taken[:count]
+        del table.taken[:count]
 
     def on_train_end(self, parts: TrainParts, state: TrainState) -> None: ...
 
@@ -192,7 +208,11 @@ def train_to_the_end(
     """Train, with a validation on other examples after every step, and checkpoints in `folder`."""
     held_out, recorder = Examples(6, seed=8), Recorder()
     how = LossSettings(
-        batch_tokens=120, packed=parts.settings.packed, pad_token_id=2, precision=parts.precision, device=CPU
+        batch_tokens=120,
+        packed=parts.settings.packed,
+        pad_token_id=2,
+        precision=parts.precision,
+        device=parts.device,
     )
     log = MetricsLog(RunFolder(folder).metrics_file)
     saving = CheckpointCallback(RunFolder(folder), CheckpointSettings(every_steps, None, keep))

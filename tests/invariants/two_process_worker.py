@@ -56,6 +56,7 @@ def train_and_evaluate(model_folder: Path, results: Path) -> dict[str, Any]:
         "whole logits": _train(model_folder, results / "whole", LORA, loss=WHOLE),
         "unsupervised": _train(model_folder, results / "unsupervised", LORA, packed=False, unsupervised=True),
         "idle": _train(model_folder, results / "idle", LORA, idle=True),
+        "tokens": _train(model_folder, results / "tokens", LORA, tokens_per_step=70),
         "evaluation": _evaluate(model_folder),
     }
     with patch("llmtune.training.loop.sum_gradients"):
@@ -67,7 +68,9 @@ def train_and_evaluate(model_folder: Path, results: Path) -> dict[str, Any]:
     return outcome
 
 
-def _setup(method: MethodConfig, *, packed: bool = True, num_epochs: int = 10) -> Setup:
+def _setup(
+    method: MethodConfig, *, packed: bool = True, num_epochs: int = 10, tokens_per_step: int | None = None
+) -> Setup:
     """Epochs of 17 examples, four a step: the last of an epoch's five steps has one example."""
     return Setup(
         method,
@@ -78,6 +81,7 @@ def _setup(method: MethodConfig, *, packed: bool = True, num_epochs: int = 10) -
         num_examples=17,
         num_epochs=num_epochs,
         learning_rate=1e-3,
+        tokens_per_step=tokens_per_step,
     )
 
 
@@ -91,8 +95,10 @@ def _train(
     unsupervised: bool = False,
     idle: bool = False,
     num_epochs: int = 2,
+    tokens_per_step: int | None = None,
 ) -> dict[str, Any]:
-    parts, recorder = make_parts(model_folder, _setup(method, packed=packed, num_epochs=num_epochs)), Recorder()
+    setup = _setup(method, packed=packed, num_epochs=num_epochs, tokens_per_step=tokens_per_step)
+    parts, recorder = make_parts(model_folder, setup), Recorder()
     set_loss(parts.model, loss)
     if unsupervised:
         _take_supervision(parts)

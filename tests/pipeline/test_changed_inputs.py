@@ -19,6 +19,8 @@ REFUSED = {
     "train.learning_rate": "0.5",
     "train.gradient_accumulation_steps": "7",
     "train.micro_batch_size": "3",
+    "train.batch_unit": "tokens",
+    "train.tokens_per_step": "640",
     "train.num_epochs": "9",
     "train.max_steps": "5",
     "train.warmup_steps": "3",
@@ -31,6 +33,7 @@ REFUSED = {
     "train.packing": "false",
     "train.precision": "bf16",
     "train.deterministic": "true",
+    "train.master_dtype": "bf16",
     "train.activation_checkpointing": "true",
     "data.max_seq_len": "48",
     "data.split_seed": "5",
@@ -188,6 +191,9 @@ NEVER = {
     "train.optimizer=sgd": "holds that optimizer's state",
     "data.num_examples=50": "start a new run from its weights",
     "train.precision=bf16": "restored from its manifest",
+    "train.tokens_per_step=640": "place is counted in its steps",
+    "train.batch_unit=tokens": "place is counted in its steps",
+    "train.master_dtype=bf16": "holds weights and optimizer state of that type",
 }
 
 

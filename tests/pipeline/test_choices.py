@@ -192,6 +192,22 @@ def test_micro_batches_may_become_others_in_whatever_number_of_processes(workpla
     assert recorded == {"step": 1, **last, "num_threads": 1}, "no step was made with the others"
 
 
+def test_steps_of_tokens_go_on_in_whatever_number_of_processes(workplace, begin, monkeypatch, capsys):
+    begun = begin("train.batch_unit=tokens", "train.tokens_per_step=640")
+    first = [begun.parts.plan.step(step, 0) for step in range(5)]
+    choices = workplace.manifest.section("choices")
+    assert (choices["micro_batch_size"], choices["num_processes"]) == (4, 1)
+    assert "gradient_accumulation_steps" not in choices
+    capsys.readouterr()
+    monkeypatch.setattr(division, "distributed", SimpleNamespace(num_processes=lambda: 3, is_first=lambda: True))
+    begun.again("train.micro_batch_size=2", "resume_allow=[train.micro_batch_size]")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "a step keeps its examples: micro-batches of at most 128 tokens, processes 3" in said
+    assert [begun.parts.plan.step(step, 0).indices for step in range(5)] == [step.indices for step in first]
+    (recorded,) = workplace.manifest.section("choices")["divisions"]
+    assert recorded == {"step": 1, "micro_batch_size": 2, "num_processes": 3, "num_threads": 1}
+
+
 def test_a_run_goes_on_in_its_precision_or_not_at_all(begin, monkeypatch, capsys):
     begun = begin()
     monkeypatch.setattr(precision, "_cpu_has_bf16", lambda: True)

@@ -13,6 +13,7 @@ _HOW_LONG_AND_WHERE = tuple(
     f"train.{name}"
     for name in (
         *("num_epochs", "max_steps", "micro_batch_size", "gradient_accumulation_steps", "packing", "precision"),
+        *("batch_unit", "tokens_per_step"),
         *("activation_checkpointing", "deterministic", "validate_every_steps", "early_stopping_patience"),
     )
 )

@@ -29,7 +29,10 @@ _DECIDE_THE_TEST_SET = (
     "num_test_examples",
     "split_seed",
 )
-_DECIDE_A_STEP = ("train.micro_batch_size", "train.gradient_accumulation_steps", "hardware.num_processes")
+_DECIDE_A_STEP = (
+    *("train.micro_batch_size", "train.gradient_accumulation_steps", "hardware.num_processes"),
+    *("train.batch_unit", "train.tokens_per_step"),
+)
 _DECIDE_THE_STEPS = (*_DECIDE_A_STEP, "train.num_epochs", "train.max_steps", "data.", "model.")
 _FILES_SHOWN = 3
 _ROWS_SHOWN = 3
@@ -136,12 +139,13 @@ def _other_steps(trained: Sequence[Setting]) -> Iterator[str]:
 
     A larger step makes fewer of them, and fewer steps hold fewer tokens: only the first that differs is told.
     """
+    # Steps that are filled with tokens are more or fewer as the seed lays the examples.
+    filled = any(run.config.get("train.batch_unit") == "tokens" for _, run in _runs_of(trained))
+    deciding = (*_DECIDE_THE_STEPS, "seed") if filled else _DECIDE_THE_STEPS
     found = [
         *_differ_in("examples a step", lambda run: run.trained_on.examples_per_step, trained, _DECIDE_A_STEP),
-        *_differ_in("steps", lambda run: run.trained_on.total_steps, trained, _DECIDE_THE_STEPS),
-        *_differ_in(
-            "steps done", lambda run: _unless_stopped(run, run.trained_on.num_steps), trained, _DECIDE_THE_STEPS
-        ),
+        *_differ_in("steps", lambda run: run.trained_on.total_steps, trained, deciding),
+        *_differ_in("steps done", lambda run: _unless_stopped(run, run.trained_on.num_steps), trained, deciding),
         # Where an epoch isn't finished, the seed decides which examples it has.
         *_differ_in(
             "training tokens",

@@ -45,7 +45,7 @@ class TrainedOn:
     """How much training a run had; None where it isn't known."""
 
     examples_per_step: int | None = None
-    """Over all processes."""
+    """Over all processes; None too where steps are filled with tokens."""
     total_steps: int | None = None
     """What its schedule was made for."""
     num_steps: int | None = None

@@ -13,11 +13,18 @@ from llmtune.credentials import holds_credentials
 from llmtune.hub_answers import FULL_COMMIT
 
 
-def check_combinations(config: RunConfig) -> list[str]:
-    """Every combination that can't work, a sentence each: what was found, what is allowed, what to set."""
+def check_combinations(config: RunConfig, *, begun: bool = False) -> list[str]:
+    """Every combination that can't work, a sentence each: what was found, what is allowed, what to set.
+
+    Args:
+        config: what was composed.
+        begun: whether it is a run's that has begun: how its weights train was checked then, and a later stage may be
+            asked to compute in another way.
+    """
     checks: tuple[Callable[[RunConfig], Iterator[str]], ...] = (
         *(_model, _data, _train, _evaluate, _generate),
         *(_hardware, _export, _tracking),
+        *(() if begun or config.is_trained_elsewhere else (_master_dtype, _step_tokens)),
     )
     return [problem for check in checks for problem in check(config)]
 
@@ -101,6 +108,32 @@ def _train(config: RunConfig) -> Iterator[str]:
         )
     if train.num_cycles != DEFAULT_CYCLES and train.schedule != "cosine_with_restarts":
         yield f"train.num_cycles={train.num_cycles}: belongs to train.schedule=cosine_with_restarts."
+
+
+def _master_dtype(config: RunConfig) -> Iterator[str]:
+    precision = config.train.precision
+    if config.train.master_dtype == "bf16" and precision in ("fp16", "fp32"):
+        yield (
+            f"train.master_dtype=bf16: needs bf16 products too, and train.precision is {precision}; set "
+            "train.precision=bf16, or train.master_dtype=fp32."
+        )
+
+
+def _step_tokens(config: RunConfig) -> Iterator[str]:
+    train, longest = config.train, config.data.max_seq_len
+    if train.batch_unit == "examples":
+        if train.tokens_per_step is not None:
+            yield (
+                f"train.tokens_per_step={train.tokens_per_step}: belongs to train.batch_unit=tokens; set that, or "
+                "leave it out."
+            )
+    elif train.tokens_per_step is None:
+        yield f"train.batch_unit=tokens: needs train.tokens_per_step; set it to data.max_seq_len={longest} or more."
+    elif train.tokens_per_step < longest:
+        yield (
+            f"train.tokens_per_step={train.tokens_per_step}: is below data.max_seq_len={longest}, so a long example "
+            "would fit in no step; raise the one or lower the other."
+        )
 
 
 def _generate(config: RunConfig) -> Iterator[str]:

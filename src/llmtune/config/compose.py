@@ -40,12 +40,14 @@ class Composition:
         overrides: overrides in Hydra's grammar.
         saved: a run's config that takes the place of the defaults; groups among the overrides replace its sections.
         finish: puts into each typed config what is known from elsewhere, before combinations are checked.
+        begun: whether `saved` is of a run that the work goes on from, see `check_combinations`.
     """
 
     hydra_options: Sequence[str] = ()
     overrides: Sequence[str] = ()
     saved: Mapping[str, Any] | None = None
     finish: Callable[[RunConfig], RunConfig] | None = None
+    begun: bool = False
 
 
 @dataclass
@@ -53,7 +55,7 @@ class _Capture:
     """Hydra's task function: keeps the composed config, or passes a sweep's jobs on."""
 
     run_jobs_with: RunJobs | None
-    finish: Callable[[RunConfig], RunConfig] | None = None
+    composition: Composition
     composed: DictConfig | None = None
     statuses: list[int] = field(default_factory=list)
 
@@ -68,7 +70,7 @@ class _Capture:
         checked: list[RunConfig] = []
         for config, name in zip(configs, _what_differs(overrides), strict=True):
             try:
-                checked.append(_checked(config, self.finish))
+                checked.append(_checked(config, self.composition))
             except ConfigError as error:
                 for problem in error.problems:
                     jobs_with.setdefault(problem, []).append(name)
@@ -116,7 +118,7 @@ def compose(composition: Composition, run_jobs: RunJobs | None = None) -> RunCon
 
     register()
     name = "config" if composition.saved is None else _store_saved(composition.saved, composition.overrides)
-    capture = _Capture(run_jobs, composition.finish)
+    capture = _Capture(run_jobs, composition)
     arguments, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     scratch = tempfile.TemporaryDirectory()
     sweep_dir = f"hydra.sweep.dir='{scratch.name}'"
@@ -127,7 +129,7 @@ def compose(composition: Composition, run_jobs: RunJobs | None = None) -> RunCon
         main = hydra.main(config_path=str(resource_dir("conf")), config_name=name, version_base="1.3")
         with guarded():
             main(capture)()
-        return capture.statuses if capture.composed is None else _checked(capture.composed, capture.finish)
+        return capture.statuses if capture.composed is None else _checked(capture.composed, composition)
     except (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(_translated(error)) from None
     finally:
@@ -138,12 +140,13 @@ def compose(composition: Composition, run_jobs: RunJobs | None = None) -> RunCon
             del os.environ["HYDRA_FULL_ERROR"]
 
 
-def _checked(composed: DictConfig, finish: Callable[[RunConfig], RunConfig] | None) -> RunConfig:
+def _checked(composed: DictConfig, composition: Composition) -> RunConfig:
     own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     content = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
     assert isinstance(content, dict)
     check_holds_no_secret(content)
-    return to_run_config({str(key): value for key, value in content.items()}, finish)
+    own_content = {str(key): value for key, value in content.items()}
+    return to_run_config(own_content, composition.finish, begun=composition.begun)
 
 
 def _store_saved(saved: Mapping[str, Any], overrides: Sequence[str]) -> str:

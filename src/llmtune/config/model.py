@@ -26,3 +26,6 @@ class ModelConfig:
     attention: Literal["auto", "sdpa", "eager"] = "auto"
     """Attention implementation: `auto` computes packed examples apart from each other without padding;
     `sdpa` and `eager` are transformers' own and train on padded rows."""
+    decoder: Literal["auto", "transformers"] = "auto"
+    """Who computes the blocks of packed rows: `auto` takes llmtune's own where the model is built like Llama and they
+    give its loss and gradient, which is faster; `transformers` always takes the model's own."""

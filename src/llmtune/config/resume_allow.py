@@ -25,9 +25,11 @@ ALLOWABLE = frozenset(
     }
 )
 """Keys under which a checkpoint can be gone on from, though what is trained becomes another."""
-SCHEDULE_KEYS = frozenset({"train.max_steps", "train.num_epochs", "train.warmup_steps"})
-"""Keys that decide how many steps there are, and how many of them warm up."""
+SCHEDULE_KEYS = frozenset({"seed", "train.max_steps", "train.num_epochs", "train.warmup_steps"})
+"""Keys that decide how many steps there are, and how many of them warm up; the seed does by the order of the examples,
+where steps are filled with tokens."""
 _CHOSEN = "it was settled when the run began and is restored from its manifest"
+_PLACE = "the run's place is counted in its steps"
 _REASONS = {
     "data.": "the run's place is counted in steps over its own examples; for others start a new run from its weights, "
     "with method.adapter=RUN or model=CHECKPOINT",
@@ -35,14 +37,19 @@ _REASONS = {
     "method.learning_rate": "training takes train.learning_rate; name that",
     "method.": "the checkpoint's weights belong to that method and its shape",
     "model.attention": _CHOSEN,
+    "model.decoder": _CHOSEN,
     "model.": "the checkpoint holds what was trained on that base model",
     "source_": "run= sets it",
     "resume_allow": "it names the keys",
     "train.activation_checkpointing": _CHOSEN,
+    "train.batch_unit": _PLACE,
+    "train.compile": _CHOSEN,
     "train.deterministic": _CHOSEN,
+    "train.master_dtype": "the checkpoint holds weights and optimizer state of that type",
     "train.optimizer": "the checkpoint holds that optimizer's state",
     "train.packing": _CHOSEN,
     "train.precision": _CHOSEN,
+    "train.tokens_per_step": _PLACE,
 }
 """By the beginning of a key; the first that fits counts."""
 
@@ -66,8 +73,10 @@ def find_wrong_names(names: tuple[str, ...]) -> Iterator[str]:
 
 
 def find_other_batch(before: RunConfig, after: RunConfig) -> Iterator[str]:
-    """A sentence where a step would hold another number of examples."""
+    """A sentence where a step would hold another number of examples; what fills a step with tokens can't change."""
     old, new = before.train, after.train
+    if new.batch_unit == "tokens":
+        return
     was, now = (train.micro_batch_size * train.gradient_accumulation_steps for train in (old, new))
     if was != now:
         yield (

@@ -13,14 +13,21 @@ ScheduleName = Literal["cosine", "linear", "constant", "cosine_with_restarts"]
 
 @dataclass(config=STRICT, frozen=True, kw_only=True)
 class TrainConfig:
-    """One weight update is a step; its examples depend on `seed`, epoch and step alone."""
+    """One weight update is a step; its examples depend on `seed`, epoch, step and the step's size alone."""
 
     learning_rate: PositiveFloat = 2e-4
     """Peak learning rate. By default the method's own: 2e-4 for lora and qlora, 2e-5 for full."""
     micro_batch_size: PositiveInt = 4
     """Examples in one forward and backward pass on one device; memory grows with it."""
     gradient_accumulation_steps: PositiveInt = 2
-    """Micro-batches that add up to one step: larger global batches without more memory."""
+    """Micro-batches that add up to one step: larger global batches without more memory. Ignored with
+    `batch_unit=tokens`, where `tokens_per_step` says how large a step is."""
+    batch_unit: Literal["examples", "tokens"] = "examples"
+    """What a step is a number of: examples, `micro_batch_size` x `gradient_accumulation_steps` x processes; or tokens,
+    as many as whole examples make up to `tokens_per_step`."""
+    tokens_per_step: PositiveInt | None = None
+    """Tokens of a step at most, over all processes, with `batch_unit=tokens`; at least `data.max_seq_len`. Steps are
+    filled in the epoch's order, but that an example too long for what is left waits for the next step."""
     packing: bool = True
     """Whether a step's examples are laid end to end, apart from each other, instead of padded. The same step either
     way; padded where the attention implementation can't keep examples apart."""
@@ -42,6 +49,13 @@ class TrainConfig:
     """Gradients are scaled down to this norm where it is larger; null turns it off."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Type of the matrix products: bf16 where the device has it, else fp16 on GPUs, else fp32."""
+    master_dtype: Literal["fp32", "bf16"] = "fp32"
+    """Type in which the weights that train, their gradients and AdamW's state are held. `bf16` is only for measuring
+    beside tools that train so, and needs bf16 products: most updates at a rate of 2e-5 are rounded away."""
+    compile: Literal["auto"] | bool = "auto"
+    """Whether forward and backward over a micro-batch are captured once as a CUDA graph and replayed: the same kernels,
+    launched at once. For a GPU, llmtune's own decoder and micro-batches of one size (`batch_unit=tokens`); `auto` where
+    that is so and what it saves in the run is at least twice what the capture takes."""
     activation_checkpointing: bool = False
     """Whether activations are computed again in the backward pass: less memory, about a third slower."""
     log_every_steps: PositiveInt = 10

@@ -20,12 +20,15 @@ _NOT_TYPED = ", 'none'"
 """The method of a model that is taken as it is: `run=` sets it, nobody types it."""
 
 
-def to_run_config(content: Mapping[str, Any], finish: Callable[[RunConfig], RunConfig] | None = None) -> RunConfig:
+def to_run_config(
+    content: Mapping[str, Any], finish: Callable[[RunConfig], RunConfig] | None = None, *, begun: bool = False
+) -> RunConfig:
     """The typed config of plain nested mappings.
 
     Args:
         content: what Hydra composed, interpolations resolved, without its own section.
         finish: puts in what is known from elsewhere, before combinations are checked.
+        begun: see `check_combinations`.
 
     Raises:
         ConfigError: with every unknown key, wrong type, value out of range and impossible combination.
@@ -36,7 +39,7 @@ def to_run_config(content: Mapping[str, Any], finish: Callable[[RunConfig], RunC
         problems = [_sentence(detail, content) for detail in error.errors()]
         raise ConfigError(list(dict.fromkeys(problems))) from None
     config = finish(config) if finish else config
-    problems = check_combinations(config)
+    problems = check_combinations(config, begun=begun)
     if problems:
         raise ConfigError(problems)
     return config

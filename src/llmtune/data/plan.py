@@ -1,14 +1,17 @@
 """Which examples make up which step, and how they are laid into micro-batches.
 
-A step's examples depend on the seed, the step and the global batch alone, so packing, the number of processes and the
-way in which the global batch is divided change nothing about what is learnt from in which step.
+A step's examples depend on the seed, the step and the global batch alone, or where steps are filled with tokens, on the
+seed, the step and how many tokens that are. So packing, the number of processes and the way in which a step is divided
+change nothing about what is learnt from in which step.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from llmtune.data.token_steps import fill_steps
 from llmtune.seeding import derived_seed
 
 MicroBatches = tuple[tuple[int, ...], ...]
@@ -23,17 +26,20 @@ class PlanSettings:
     micro_batch_size: int
     """Examples in a micro-batch; packed, room for this many of the longest examples."""
     gradient_accumulation_steps: int
-    """Nominal micro-batches a step and process."""
+    """Nominal micro-batches a step and process; nothing depends on it with `tokens_per_step`."""
     num_processes: int
     """Processes that share a step."""
     packing: bool
     """Whether examples are laid end to end instead of padded."""
     max_seq_len: int
     """Tokens of the longest example allowed."""
+    tokens_per_step: int | None = None
+    """Tokens that steps are filled with at most, over all processes; None is steps of `global_batch_size` examples."""
 
     @property
     def global_batch_size(self) -> int:
-        """Examples a step."""
+        """Examples a step, unless steps are filled with tokens."""
+        assert self.tokens_per_step is None, "such steps differ in their number of examples"
         return self.micro_batch_size * self.gradient_accumulation_steps * self.num_processes
 
     @property
@@ -62,24 +68,30 @@ class PlannedStep:
 class StepPlan:
     """The steps of any number of epochs. Each epoch takes every example once, its last step may be smaller.
 
+    Steps that are filled with tokens, see `fill_steps`, are planned an epoch at a time, and one epoch may have a few
+    more of them than another.
+
     Args:
         num_tokens: int64 [N], tokens of each example.
         num_supervised_tokens: int64 [N], those that are supervised.
         settings: batch sizes, processes and order.
 
     Raises:
-        ValueError: there is no example, or one is longer than `max_seq_len`.
+        ValueError: there is no example, or one is longer than `max_seq_len` or `tokens_per_step`.
     """
 
     def __init__(self, num_tokens: np.ndarray, num_supervised_tokens: np.ndarray, settings: PlanSettings) -> None:
         if len(num_tokens) == 0:
             raise ValueError("a plan needs at least one example")
-        if int(num_tokens.max()) > settings.max_seq_len:
-            raise ValueError(f"an example has {num_tokens.max()} tokens, max_seq_len is {settings.max_seq_len}")
+        for name in ("max_seq_len", "tokens_per_step"):
+            most = getattr(settings, name)
+            if most is not None and int(num_tokens.max()) > most:
+                raise ValueError(f"an example has {num_tokens.max()} tokens, {name} is {most}")
         self._num_tokens = num_tokens
         self._num_supervised_tokens = num_supervised_tokens
         self._settings = settings
-        self._order: tuple[int, np.ndarray] = (0, self._epoch_order(0))
+        self._kept: dict[int, list[np.ndarray]] = {}
+        self._steps_before = [0]  # by epoch, as far as they are planned
 
     @property
     def settings(self) -> PlanSettings:
@@ -88,8 +100,22 @@ class StepPlan:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps in which an epoch takes every example."""
-        return -(-len(self._num_tokens) // self._settings.global_batch_size)
+        """Steps in which the first epoch takes every example; each epoch, unless steps are filled with tokens."""
+        return self._steps_in(0)
+
+    def count_steps(self, num_epochs: int, max_steps: int | None = None) -> int:
+        """Steps of a run: whole epochs, at most `max_steps` unless it is None."""
+        total = 0
+        for epoch in range(num_epochs):
+            if max_steps is not None and total >= max_steps:
+                return max_steps  # what isn't reached isn't planned
+            total += self._steps_in(epoch)
+        return total if max_steps is None else min(total, max_steps)
+
+    def epochs_done(self, num_steps: int) -> float:
+        """How many passes over the examples the first `num_steps` steps are, at least one; parts of one count steps."""
+        epoch, position = self._place(num_steps - 1)
+        return epoch + (position + 1) / self._steps_in(epoch)
 
     def step(self, global_step: int, rank: int) -> PlannedStep:
         """The step after `global_step` earlier ones, as process `rank` computes it.
@@ -99,11 +125,8 @@ class StepPlan:
         """
         if global_step < 0 or not 0 <= rank < self._settings.num_processes:
             raise ValueError(f"no step {global_step} for rank {rank} of {self._settings.num_processes}")
-        epoch, position = divmod(global_step, self.steps_per_epoch)
-        if self._order[0] != epoch:
-            self._order = (epoch, self._epoch_order(epoch))
-        size = self._settings.global_batch_size
-        rows = self._order[1][position * size : (position + 1) * size]
+        epoch, position = self._place(global_step)
+        rows = self._planned(epoch)[position]
         indices = tuple(int(row) for row in rows)
         return PlannedStep(
             epoch=epoch,
@@ -112,6 +135,36 @@ class StepPlan:
             num_supervised_tokens=int(self._num_supervised_tokens[rows].sum()),
             num_tokens=int(self._num_tokens[rows].sum()),
         )
+
+    def _place(self, global_step: int) -> tuple[int, int]:
+        """Epoch and number in it, both from 0, of the step after `global_step` earlier ones."""
+        if self._settings.tokens_per_step is None:
+            return divmod(global_step, self.steps_per_epoch)
+        while self._steps_before[-1] <= global_step:
+            self._steps_in(len(self._steps_before) - 1)
+        epoch = bisect_right(self._steps_before, global_step) - 1
+        return epoch, global_step - self._steps_before[epoch]
+
+    def _steps_in(self, epoch: int) -> int:
+        if self._settings.tokens_per_step is None:
+            return -(-len(self._num_tokens) // self._settings.global_batch_size)
+        while len(self._steps_before) <= epoch + 1:
+            num_steps = len(self._planned(len(self._steps_before) - 1))
+            self._steps_before.append(self._steps_before[-1] + num_steps)
+        return self._steps_before[epoch + 1] - self._steps_before[epoch]
+
+    def _planned(self, epoch: int) -> list[np.ndarray]:
+        """The examples of each of an epoch's steps; the last two epochs that were asked for are kept."""
+        steps = self._kept.get(epoch)
+        if steps is None:
+            order, tokens = self._epoch_order(epoch), self._settings.tokens_per_step
+            if tokens is None:
+                size = self._settings.global_batch_size
+                steps = [order[start : start + size] for start in range(0, len(order), size)]
+            else:
+                steps = [order[places] for places in fill_steps(self._num_tokens[order], tokens)]
+            self._kept = {**dict(list(self._kept.items())[-1:]), epoch: steps}
+        return steps
 
     def _epoch_order(self, epoch: int) -> np.ndarray:
         stream = np.random.Generator(np.random.Philox(derived_seed(self._settings.seed, "order", epoch)))

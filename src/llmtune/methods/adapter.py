@@ -23,14 +23,21 @@ from llmtune.models.token_rows import unwrapped, use_token_rows
 from llmtune.seeding import derived_seed
 
 
-def add_adapter(base: PreTrainedModel, config: AdapterConfig, seed: int, new_ids: Sequence[int] = ()) -> PeftModel:
-    """A PEFT model whose float32 adapters alone train, and the rows of new tokens.
+def add_adapter(
+    base: PreTrainedModel,
+    config: AdapterConfig,
+    seed: int,
+    new_ids: Sequence[int] = (),
+    dtype: torch.dtype = torch.float32,
+) -> PeftModel:
+    """A PEFT model whose adapters alone train, and the rows of new tokens.
 
     Args:
         base: the frozen model, quantised or not.
         config: rank, scale, dropout and targets.
         seed: equal seeds give equal adapters; torch's global random state isn't moved.
         new_ids: tokens whose rows of the embeddings train, and of an output head that isn't tied to them.
+        dtype: type of all that trains.
 
     Raises:
         ConfigError: a name in `method.target_modules` is no linear layer of the model, or PEFT can't train rows of it.
@@ -54,6 +61,9 @@ def add_adapter(base: PreTrainedModel, config: AdapterConfig, seed: int, new_ids
         torch.manual_seed(derived_seed(seed, "adapter"))
         model = peft.get_peft_model(base, lora, autocast_adapter_dtype=True)
     assert isinstance(model, PeftModel)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
     for module in model.modules():
         if isinstance(module, LoraLayer) and config.dropout > 0:
             module.lora_dropout["default"] = AdapterDropout(config.dropout)

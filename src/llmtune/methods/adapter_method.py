@@ -15,26 +15,33 @@ from llmtune.models.source import ModelSource
 
 
 class AdapterMethod(ABC):
-    """Adapters in float32 on a frozen base.
+    """Adapters on a frozen base.
 
     Args:
         config: rank, scale, dropout and targets.
         tokenizer: is saved beside the adapter; None where it is the base model's own.
+        master_dtype: type of the adapters while they train.
     """
 
     name: str
 
-    def __init__(self, config: AdapterConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+    def __init__(
+        self,
+        config: AdapterConfig,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        master_dtype: torch.dtype = torch.float32,
+    ) -> None:
         self._config = config
         self._tokenizer = tokenizer
+        self._master_dtype = master_dtype
 
     @abstractmethod
     def load(self, source: ModelSource, how: LoadSettings) -> PreTrainedModel:
         """The base as the adapters train on it, in evaluation mode."""
 
     def make_trainable(self, base: PreTrainedModel, seed: int, new_ids: Sequence[int] = ()) -> nn.Module:
-        """The base with seeded float32 adapters, which alone train with the new tokens' rows."""
-        return add_adapter(base, self._config, seed, new_ids)
+        """The base with seeded adapters, which alone train with the new tokens' rows."""
+        return add_adapter(base, self._config, seed, new_ids, self._master_dtype)
 
     def weights(self, model: nn.Module) -> dict[str, torch.Tensor]:
         """The adapter's tensors, by PEFT's names."""
@@ -51,5 +58,5 @@ class AdapterMethod(ABC):
         restore_adapter(model, folder)
 
     def load_trained(self, source: ModelSource, folder: Path, how: LoadSettings) -> nn.Module:
-        """The base with a saved adapter, in evaluation mode."""
+        """The base with a saved adapter in float32, which holds every master type's values, in evaluation mode."""
         return attach_adapter(self.load(source, how), folder)

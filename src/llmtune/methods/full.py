@@ -17,22 +17,29 @@ from llmtune.models.source import ModelSource
 
 
 class FullMethod:
-    """Every weight trains, held in float32: a bf16 weight is too coarse for steps of 1e-5 of its size.
+    """Every weight trains, held in float32 by default: a bf16 weight is too coarse for steps of 1e-5 of its size.
 
     Args:
         config: its settings.
         tokenizer: is saved beside the weights; None where it is the base model's own.
+        master_dtype: type of the weights while they train.
     """
 
     name = "full"
 
-    def __init__(self, config: FullConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+    def __init__(
+        self,
+        config: FullConfig,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        master_dtype: torch.dtype = torch.float32,
+    ) -> None:
         self._config = config
         self._tokenizer = tokenizer
+        self._master_dtype = master_dtype
 
     def load(self, source: ModelSource, how: LoadSettings) -> PreTrainedModel:
-        """The base with float32 weights, whatever the checkpoint's type."""
-        return load_base(source, dtype=torch.float32, attention=how.attention, device=how.device)
+        """The base with weights in the master type, whatever the checkpoint's."""
+        return load_base(source, dtype=self._master_dtype, attention=how.attention, device=how.device)
 
     def make_trainable(self, base: PreTrainedModel, seed: int, new_ids: Sequence[int] = ()) -> nn.Module:
         """The same model, all weights requiring gradients; nothing is drawn at random."""
@@ -44,7 +51,7 @@ class FullMethod:
         return model.state_dict()
 
     def save(self, model: nn.Module, folder: Path, weights: Mapping[str, torch.Tensor] | None = None) -> None:
-        """Write float32 safetensors in transformers' format; a tied head is written once."""
+        """Write safetensors in transformers' format and the master type; a tied head is written once."""
         folder.mkdir(parents=True, exist_ok=True)
         state = dict(self.weights(model) if weights is None else weights)
         with no_progress_bars():
@@ -62,7 +69,7 @@ class FullMethod:
         try:
             with no_progress_bars():
                 saved, report = cast(Any, type(trained)).from_pretrained(
-                    folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+                    folder, dtype=trained.dtype, use_safetensors=True, output_loading_info=True
                 )
             left_over = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
             if left_over:
@@ -72,6 +79,6 @@ class FullMethod:
             raise ModelError(f"the weights in {folder} can't be put into the model: {error}") from error
 
     def load_trained(self, source: ModelSource, folder: Path, how: LoadSettings) -> nn.Module:
-        """The trained model with float32 weights, in evaluation mode."""
+        """The trained model with float32 weights, which hold every master type's values, in evaluation mode."""
         model = load_base(source, dtype=torch.float32, attention=how.attention, device=how.device, folder=folder)
         return model.requires_grad_(False).eval()

@@ -8,7 +8,7 @@ from llmtune.models.source import ModelSource
 
 
 class LoraMethod(AdapterMethod):
-    """Adapters in float32 on a frozen base (https://arxiv.org/abs/2106.09685)."""
+    """Adapters on a frozen base (https://arxiv.org/abs/2106.09685)."""
 
     name = "lora"
 

@@ -3,13 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from llmtune.models.attention import underlying_model
 from llmtune.models.load import LoadSettings
 from llmtune.models.source import ModelSource
 
@@ -25,7 +24,9 @@ class Method(Protocol):
         ...
 
     def make_trainable(self, base: PreTrainedModel, seed: int, new_ids: Sequence[int] = ()) -> nn.Module:
-        """The model with exactly what trains requiring gradients; equal seeds give equal weights.
+        """The model with exactly what trains requiring gradients, held in the method's master type.
+
+        Equal seeds give equal weights.
 
         Args:
             base: from `load`.
@@ -75,15 +76,3 @@ def trainable_parameters(model: nn.Module) -> ParameterCount:
         total += count
         trainable += count if parameter.requires_grad else 0
     return ParameterCount(trainable, total)
-
-
-def enable_activation_checkpointing(model: nn.Module) -> None:
-    """Compute activations again in the backward pass instead of keeping them.
-
-    Non-reentrant checkpointing finds what needs gradients inside the block, so a frozen embedding needs no
-    `enable_input_require_grads`.
-    """
-    inner: Any = underlying_model(model)
-    # renamed within transformers 5
-    enable = getattr(inner, "activation_checkpointing_enable", None) or inner.gradient_checkpointing_enable
-    enable({"use_reentrant": False})

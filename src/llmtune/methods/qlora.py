@@ -1,5 +1,6 @@
 """QLoRA: adapters train beside a base that is held in 4 bits."""
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmtune.config.method import QloraConfig
@@ -10,7 +11,7 @@ from llmtune.models.source import ModelSource
 
 
 class QloraMethod(AdapterMethod):
-    """Adapters in float32 on a frozen 4-bit base (https://arxiv.org/abs/2305.14314).
+    """Adapters on a frozen 4-bit base (https://arxiv.org/abs/2305.14314).
 
     PEFT's `prepare_model_for_kbit_training` isn't called: it would turn every norm and the embeddings into float32
     (memory and speed for nothing, autocast already takes norms and losses in float32) and switch on reentrant
@@ -20,8 +21,13 @@ class QloraMethod(AdapterMethod):
 
     name = "qlora"
 
-    def __init__(self, config: QloraConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
-        super().__init__(config, tokenizer)
+    def __init__(
+        self,
+        config: QloraConfig,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        master_dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(config, tokenizer, master_dtype)
         self._quantisation = config
 
     def load(self, source: ModelSource, how: LoadSettings) -> PreTrainedModel:

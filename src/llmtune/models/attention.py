@@ -10,6 +10,7 @@ import inspect
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -29,6 +30,9 @@ VARLEN = "llmtune_varlen"
 VARLEN_KERNEL = "llmtune_varlen_kernel"  # transformers looks up names with "flash" in them on the Hub
 _KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 """Not cuDNN's: it makes a plan for each new length, and a packed row brings new lengths in every step."""
+_ROW_KERNELS = [SDPBackend.CUDNN_ATTENTION, *_KERNELS]
+_ROW_MULTIPLE = 128
+"""Lengths of rows for which a plan of cuDNN's is worth making: rows are filled, other examples end anywhere."""
 _UNKNOWN_EXTRAS = ("softcap", "s_aux", "position_bias")
 
 
@@ -62,8 +66,9 @@ def varlen_attention(
     bounds = borders.tolist()
     spans = list(itertools.pairwise(bounds))
     _refuse_extras(module, kwargs, longest=max(end - start for start, end in spans))
-    groups = query.shape[1] // key.shape[1]
-    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    if query.is_cuda:  # of its kernels not all share key heads
+        groups = query.shape[1] // key.shape[1]
+        key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     with sdpa_kernel(_KERNELS) if query.is_cuda else nullcontext():
         parts = [
             F.scaled_dot_product_attention(
@@ -73,6 +78,7 @@ def varlen_attention(
                 dropout_p=kwargs.get("dropout") or 0.0,
                 scale=kwargs.get("scaling"),
                 is_causal=True,
+                enable_gqa=not query.is_cuda,
             )
             for start, end in spans
         ]
@@ -98,13 +104,32 @@ def varlen_kernel_attention(
     assert varlen_attn is not None, "chosen only where torch has the kernel"
     longest = int(kwargs["max_length_q"])
     _refuse_extras(module, kwargs, longest=longest)
-    groups = query.shape[1] // key.shape[1]
-    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     dtype = _kernel_dtype(query)
+    if _are_rows(borders, longest, query.shape[2]):
+        return _rows_attention((query, key, value), dtype, longest, kwargs.get("scaling")), None
     query, key, value = (states[0].transpose(0, 1).to(dtype) for states in (query, key, value))
-    causal: dict[str, Any] = {"window_size": (-1, 0)} if _kernel_takes_window() else {"is_causal": True}
-    out = varlen_attn(query, key, value, borders, borders, longest, longest, scale=kwargs.get("scaling"), **causal)
+    out = varlen_attn(
+        query, key, value, borders, borders, longest, longest, scale=kwargs.get("scaling"), **_kernel_settings()
+    )
     return cast(torch.Tensor, out)[None], None
+
+
+def _are_rows(borders: torch.Tensor, longest: int, num_tokens: int) -> bool:
+    """Whether several examples all have the same length, one that rows are cut to; told without asking the device."""
+    num_examples = borders.shape[0] - 1
+    return num_examples > 1 and num_examples * longest == num_tokens and longest % _ROW_MULTIPLE == 0
+
+
+def _rows_attention(
+    states: tuple[torch.Tensor, torch.Tensor, torch.Tensor], dtype: torch.dtype, length: int, scale: float | None
+) -> torch.Tensor:
+    """Causal attention of examples of one length, as rows of a batch: cuDNN's kernel is the fastest for these."""
+    query, key, value = (
+        tensor[0].transpose(0, 1).to(dtype).unflatten(0, (-1, length)).transpose(1, 2) for tensor in states
+    )
+    with sdpa_kernel(_ROW_KERNELS, set_priority=True):
+        out = F.scaled_dot_product_attention(query, key, value, scale=scale, is_causal=True, enable_gqa=True)
+    return out.transpose(1, 2).flatten(0, 1)[None]
 
 
 def _kernel_dtype(query: torch.Tensor) -> torch.dtype:
@@ -113,8 +138,12 @@ def _kernel_dtype(query: torch.Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype
 
 
-def _kernel_takes_window() -> bool:
-    return varlen_attn is not None and "window_size" in inspect.signature(varlen_attn).parameters
+@cache
+def _kernel_settings() -> dict[str, Any]:
+    """Causal, with fewer key heads than query heads, as this torch's kernel wants to be told."""
+    known = inspect.signature(varlen_attn).parameters if varlen_attn is not None else {}
+    causal: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+    return {**causal, "enable_gqa": True} if "enable_gqa" in known else causal
 
 
 def _refuse_extras(module: nn.Module, kwargs: dict[str, Any], longest: int) -> None:

@@ -8,7 +8,7 @@ from torch import nn
 
 from llmtune.models.attention import VARLEN, VARLEN_KERNEL, attention_of, set_attention, underlying_model, varlen_attn
 from llmtune.models.precision import Precision
-from llmtune.models.token_loss import token_losses
+from llmtune.models.token_loss import TokenInputs, token_loss_sum, token_losses
 
 _LENGTHS = (9, 17, 6)
 _TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2}
@@ -102,48 +102,57 @@ def _compare(model: nn.Module, name: str, precision: Precision) -> str | None:
     tolerance = _TOLERANCE[_coarsest(model, precision)]
     vocabulary = underlying_model(model).config.get_text_config().vocab_size
     examples = [_random_tokens(number, length, vocabulary) for number, length in enumerate(_LENGTHS)]
-    alone = [_losses_and_gradient(model, [example], precision) for example in examples]
-    expected = torch.cat([losses for losses, _ in alone])
+    expected = torch.cat([_losses(model, [example], precision) for example in examples])
+    gradients = [_gradient(model, [example], precision) for example in examples]
     set_attention(model, name)
-    packed, packed_gradient = _losses_and_gradient(model, examples, precision)
+    packed = _losses(model, examples, precision)
     scale = float(expected.abs().max())
     if not float((packed - expected).abs().max()) <= tolerance * scale:
         return f"losses differ by {float((packed - expected).abs().max()) / scale:.1e} of the largest"
-    gradient = sum((gradient for _, gradient in alone), torch.zeros_like(packed_gradient))
-    if not float((packed_gradient - gradient).norm()) <= tolerance * float(gradient.norm()):
+    gradient = torch.stack(gradients).sum(0)
+    if not float((_gradient(model, examples, precision) - gradient).norm()) <= tolerance * float(gradient.norm()):
         return "gradients differ"
     other = [_random_tokens(99, _LENGTHS[0], vocabulary), *examples[1:]]
-    moved, _ = _losses_and_gradient(model, other, precision)
     untouched = _LENGTHS[0] - 1
+    moved = _losses(model, other, precision)
     if not float((moved[untouched:] - packed[untouched:]).abs().max()) <= tolerance * scale / 10:
         return "an example's losses depend on its neighbour's tokens"
     return None
 
 
-def _losses_and_gradient(
-    model: nn.Module, examples: list[torch.Tensor], precision: Precision
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Losses [N] of examples in one packed row, and the gradient of their sum: a fixed sample of each parameter's."""
+def _losses(model: nn.Module, examples: list[torch.Tensor], precision: Precision) -> torch.Tensor:
+    """Losses [N] of examples in one packed row."""
+    with precision.autocast():
+        return token_losses(model, **_packed_inputs(model, examples))
+
+
+def _gradient(model: nn.Module, examples: list[torch.Tensor], precision: Precision) -> torch.Tensor:
+    """The gradient of the sum of those losses: a fixed sample of each parameter's."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trainable:
+        return torch.zeros(1, device=next(model.parameters()).device)
+    with torch.enable_grad():
+        with precision.autocast():
+            total = token_loss_sum(model, **_packed_inputs(model, examples))
+        assert total is not None
+        gradients = torch.autograd.grad(total, trainable, allow_unused=True)
+    return torch.cat([gradient.reshape(-1)[:4096].float() for gradient in gradients if gradient is not None])
+
+
+def _packed_inputs(model: nn.Module, examples: list[torch.Tensor]) -> TokenInputs:
+    """The examples in one row, each token of them supervised but its first."""
     device = next(model.parameters()).device
     lengths = [example.numel() for example in examples]
     row = torch.cat(examples)[None].to(device)
     positions = torch.cat([torch.arange(length) for length in lengths])
-    predicted = positions.nonzero().squeeze(1).to(device)  # all but each example's first
-    positions = positions[None].to(device)
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    with torch.set_grad_enabled(bool(trainable)):
-        with precision.autocast():
-            losses = token_losses(
-                model,
-                input_ids=row,
-                position_ids=positions,
-                attention_mask=None,
-                lengths=lengths,
-                supervised=(predicted, row[0, predicted]),
-            )
-        gradients = torch.autograd.grad(losses.sum(), trainable, allow_unused=True) if trainable else ()
-    sample = [gradient.reshape(-1)[:4096].float() for gradient in gradients if gradient is not None]
-    return losses.detach(), torch.cat(sample) if sample else torch.zeros(1, device=device)
+    predicted = positions.nonzero().squeeze(1).to(device)
+    return {
+        "input_ids": row,
+        "position_ids": positions[None].to(device),
+        "attention_mask": None,
+        "lengths": lengths,
+        "supervised": (predicted, row[0, predicted]),
+    }
 
 
 def _coarsest(model: nn.Module, precision: Precision) -> str:

@@ -11,13 +11,14 @@ import torch
 from llmtune.errors import ConfigError
 
 PrecisionName = Literal["bf16", "fp16", "fp32"]
-_DTYPES: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+DTYPES: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+"""torch's types by the names that `train.precision` and `train.master_dtype` have for them."""
 _AMPERE = (8, 0)
 
 
 @dataclass(frozen=True)
 class Precision:
-    """The type of the matrix products; weights that train, losses and optimizer state are float32 all the same."""
+    """The type of the matrix products. Losses are float32 all the same; weights that train have a type of their own."""
 
     name: PrecisionName
     device_type: str
@@ -27,7 +28,7 @@ class Precision:
     @property
     def compute_dtype(self) -> torch.dtype:
         """The type that matrix products are computed in."""
-        return _DTYPES[self.name]
+        return DTYPES[self.name]
 
     @property
     def needs_loss_scaling(self) -> bool:

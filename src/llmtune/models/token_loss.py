@@ -1,16 +1,22 @@
-"""The one forward pass that training and evaluation share: a loss for each supervised token."""
+"""The one forward pass that training and evaluation share: a loss for each supervised token, or the sum of them."""
 
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from llmtune.models.attention import underlying_model
-from llmtune.models.chunked_loss import OutputHead, chunked_cross_entropy, final_hidden_states, output_head
+from llmtune.models.chunked_loss import (
+    OutputHead,
+    chunked_cross_entropy,
+    chunked_cross_entropy_sum,
+    output_head,
+)
+from llmtune.models.fast.decoder import final_hidden_states
 
 CHUNKED = "chunked cross-entropy"
 WHOLE = "the model's own logits"
@@ -31,16 +37,25 @@ class LossChoice:
 _CHOICES: "weakref.WeakKeyDictionary[nn.Module, LossChoice]" = weakref.WeakKeyDictionary()
 
 
-def token_losses(
-    model: nn.Module,
-    *,
-    input_ids: torch.Tensor,
-    position_ids: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    lengths: Sequence[int],
-    supervised: tuple[torch.Tensor, torch.Tensor],
-) -> torch.Tensor:
-    """Cross-entropy of each supervised token given those before it in the same example.
+class TokenInputs(TypedDict):
+    """What a forward pass takes beside the model."""
+
+    input_ids: torch.Tensor
+    """int64 [B, T]."""
+    position_ids: torch.Tensor
+    """int64 [B, T], from 0 in each example."""
+    attention_mask: torch.Tensor | None
+    """[B, T], false at padding on the right; None for a packed row."""
+    lengths: Sequence[int]
+    """Tokens of each example; packed: B = 1 and they add up to T; padded: one a row."""
+    supervised: tuple[torch.Tensor, torch.Tensor]
+    """int64 [N] each: flat index b × T + t of each supervised token, in order, and the token itself; none of them an
+    example's first, which nothing predicts."""
+
+
+@torch.no_grad()
+def token_losses(model: nn.Module, **inputs: Unpack[TokenInputs]) -> torch.Tensor:
+    """Cross-entropy of each supervised token given those before it in the same example; `token_loss_sum` has gradients.
 
     Position t - 1 predicts the token at t. Only positions that predict a supervised token are projected to the
     vocabulary, where `choose_loss` says so a chunk at a time. Nothing here asks the device for a value, but for padded
@@ -48,26 +63,37 @@ def token_losses(
 
     Args:
         model: a causal language model, perhaps wrapped.
-        input_ids: [B, T].
-        position_ids: [B, T], from 0 in each example.
-        attention_mask: [B, T], false at padding on the right; None for a packed row.
-        lengths: tokens of each example; packed: B = 1 and they add up to T; padded: one a row.
-        supervised: int64 [N] each: flat index b × T + t of each supervised token, in order, and the token itself; none
-            of them an example's first, which nothing predicts.
+        **inputs: the tokens.
 
     Returns:
-        [N] float32 (float64 for a model in float64), nats; differentiable where the model is.
+        [N] float32 (float64 for a model in float64), nats, without a gradient.
     """
-    predicted, targets = supervised
-    predictors = predicted - 1
+    predicted, targets = inputs["supervised"]
     if predicted.numel() == 0:
-        return torch.zeros(0, dtype=torch.float32, device=input_ids.device)
-    borders = _borders(lengths, input_ids.device) if attention_mask is None else {}
-    inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids, **borders}
-    head = output_head(model)
-    if isinstance(head, OutputHead) and choose_loss(model).name == CHUNKED:
-        return _chunked_losses(model, head, inputs, predictors, targets)
-    return _whole_losses(model, inputs, predictors, targets)
+        return torch.zeros(0, dtype=torch.float32, device=predicted.device)
+    head = _head_by_chunks(model)
+    if head is None:
+        return _whole_losses(model, _forward_inputs(inputs), predicted - 1, targets)
+    return chunked_cross_entropy(_hidden_states(model, _forward_inputs(inputs), predicted - 1), head, targets)
+
+
+def token_loss_sum(model: nn.Module, **inputs: Unpack[TokenInputs]) -> torch.Tensor | None:
+    """The sum of what `token_losses` gives, in the same way.
+
+    Args:
+        model: a causal language model, perhaps wrapped.
+        **inputs: the tokens.
+
+    Returns:
+        A float64 scalar, nats, differentiable once where the model is; None where no token is supervised.
+    """
+    predicted, targets = inputs["supervised"]
+    if predicted.numel() == 0:
+        return None
+    head = _head_by_chunks(model)
+    if head is None:
+        return _whole_losses(model, _forward_inputs(inputs), predicted - 1, targets).sum(dtype=torch.float64)
+    return chunked_cross_entropy_sum(_hidden_states(model, _forward_inputs(inputs), predicted - 1), head, targets)
 
 
 def choose_loss(model: nn.Module) -> LossChoice:
@@ -103,6 +129,19 @@ def set_loss(model: nn.Module, name: str) -> None:
     _CHOICES[underlying_model(model)] = LossChoice(name, "fixed before")
 
 
+def _head_by_chunks(model: nn.Module) -> OutputHead | None:
+    """The head whose logits are computed a chunk at a time; None where the model computes them."""
+    head = output_head(model)
+    return head if isinstance(head, OutputHead) and choose_loss(model).name == CHUNKED else None
+
+
+def _forward_inputs(inputs: TokenInputs) -> dict[str, Any]:
+    """The model's own arguments."""
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    borders = _borders(inputs["lengths"], ids.device) if mask is None else {}
+    return {"input_ids": ids, "attention_mask": mask, "position_ids": inputs["position_ids"], **borders}
+
+
 def _borders(lengths: Sequence[int], device: torch.device) -> dict[str, Any]:
     """The forward arguments by which a packed row's examples are kept apart, named as flash attention's."""
     ends = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(device, non_blocking=True)
@@ -127,11 +166,10 @@ def _whole_losses(
     return F.cross_entropy(wide, targets, reduction="none")
 
 
-def _chunked_losses(
-    model: nn.Module, head: OutputHead, inputs: dict[str, Any], predictors: torch.Tensor, targets: torch.Tensor
-) -> torch.Tensor:
+def _hidden_states(model: nn.Module, inputs: dict[str, Any], predictors: torch.Tensor) -> torch.Tensor:
+    """[N, D] of the positions that predict something."""
     hidden = final_hidden_states(model, inputs)
-    return chunked_cross_entropy(hidden.reshape(-1, hidden.shape[-1])[predictors], head, targets)
+    return hidden.reshape(-1, hidden.shape[-1])[predictors]
 
 
 def _chunking_fault(model: nn.Module, head: OutputHead) -> str | None:
@@ -159,19 +197,25 @@ def _compare(model: nn.Module, head: OutputHead) -> str | None:
     tolerance = _TOLERANCE[_coarsest(model, device)]
 
     expected = _whole_losses(model, inputs, predictors, targets)
-    gradients = _gradients(expected, trainable)
-    found = _chunked_losses(model, head, inputs, predictors, targets)
-    if not float((found - expected).detach().abs().max()) <= tolerance * float(expected.detach().abs().max()):
+    gradients = _gradients(expected.sum(), trainable)
+    expected = expected.detach()
+    hidden = _hidden_states(model, inputs, predictors)
+    total = chunked_cross_entropy_sum(hidden, head, targets)
+    apart = [
+        chunked_cross_entropy(hidden, head, targets) - expected,
+        (total.detach() - expected.sum()) / expected.numel(),
+    ]
+    if not all(float(losses.abs().max()) <= tolerance * float(expected.abs().max()) for losses in apart):
         return "losses by chunks differ from the model's own"
-    apart = [ours.sub_(theirs) for ours, theirs in zip(_gradients(found, trainable), gradients, strict=True)]
+    apart = [ours.sub_(theirs) for ours, theirs in zip(_gradients(total, trainable), gradients, strict=True)]
     if apart and not float(nn.utils.get_total_norm(apart)) <= tolerance * float(nn.utils.get_total_norm(gradients)):
         return "gradients by chunks differ from the model's own"
     return None
 
 
-def _gradients(losses: torch.Tensor, parameters: list[nn.Parameter]) -> list[torch.Tensor]:
-    """Of the sum of the losses, zeros where a parameter has no part in it."""
-    return list(torch.autograd.grad(losses.sum(), parameters, materialize_grads=True)) if parameters else []
+def _gradients(loss: torch.Tensor, parameters: list[nn.Parameter]) -> list[torch.Tensor]:
+    """Zeros where a parameter has no part in it."""
+    return list(torch.autograd.grad(loss, parameters, materialize_grads=True)) if parameters else []
 
 
 def _coarsest(model: nn.Module, device: torch.device) -> torch.dtype:

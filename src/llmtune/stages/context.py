@@ -21,7 +21,7 @@ from llmtune.methods.registry import make_method
 from llmtune.models.adapter_files import is_adapter, read_adapter
 from llmtune.models.load import LoadSettings
 from llmtune.models.packing import PackingNeeds
-from llmtune.models.precision import Precision, choose_device, choose_precision
+from llmtune.models.precision import DTYPES, Precision, choose_device, choose_precision
 from llmtune.models.prompting import pad_token_id
 from llmtune.models.source import ModelSource, locate_model, max_positions
 from llmtune.models.tokenizer import Adaptation, load_vocabulary, tokenizer_digest
@@ -187,7 +187,8 @@ class RunContext:
     @cached_property
     def method(self) -> Method:
         """The fine-tuning method."""
-        return make_method(self.config.method, None if self.adaptation.is_empty else self.tokenizer)
+        tokenizer = None if self.adaptation.is_empty else self.tokenizer
+        return make_method(self.config.method, tokenizer, DTYPES[self.config.train.master_dtype])
 
     @property
     def how(self) -> LoadSettings:
@@ -268,6 +269,6 @@ class RunContext:
         return {**described, "tokenizer_digest": tokenizer_digest(self.tokenizer), **adapted}
 
 
-def _typed_choices(config: RunConfig) -> tuple[str, bool, str]:
+def _typed_choices(config: RunConfig) -> tuple[str, bool, str, str]:
     """What a person may say about how a run computes."""
-    return config.train.precision, config.train.packing, config.model.attention
+    return config.train.precision, config.train.packing, config.model.attention, config.model.decoder

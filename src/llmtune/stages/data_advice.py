@@ -42,6 +42,8 @@ class PackingFill:
     """Tokens that a micro-batch has room for."""
     num_steps: int
     """Steps that the micro-batches make up."""
+    filled_with_tokens: bool = False
+    """Whether a step is a number of tokens, which micro-batches of any size make up."""
 
     @property
     def mean(self) -> float:
@@ -223,9 +225,10 @@ def _skewed(train: Mapping[str, Any]) -> Iterator[str]:
 
 def _fill(fill: PackingFill | None) -> Iterator[str]:
     if fill is not None and len(fill.num_tokens) > fill.num_steps and fill.mean < _LOW_FILL:
+        fewer = "" if fill.filled_with_tokens else " with fewer train.gradient_accumulation_steps"
         yield (
-            f"packed micro-batches are {percent(fill.mean)} full: a larger train.micro_batch_size with fewer "
-            "train.gradient_accumulation_steps makes the same steps of fewer, fuller ones"
+            f"packed micro-batches are {percent(fill.mean)} full: a larger train.micro_batch_size{fewer} makes the "
+            "same steps of fewer, fuller ones"
         )
 
 

@@ -10,7 +10,8 @@ from llmtune.errors import RunError
 from llmtune.logs import say
 from llmtune.stages.context import RunContext
 
-_PARTS = ("micro_batch_size", "gradient_accumulation_steps", "num_processes")
+_ACCUMULATION = "gradient_accumulation_steps"
+_PARTS = ("micro_batch_size", _ACCUMULATION, "num_processes")
 
 
 def plan_settings(context: RunContext, *, packed: bool) -> PlanSettings:
@@ -32,12 +33,20 @@ def plan_settings(context: RunContext, *, packed: bool) -> PlanSettings:
         num_processes=distributed.num_processes(),
         packing=packed,
         max_seq_len=config.data.max_seq_len,
+        tokens_per_step=config.train.tokens_per_step,
     )
 
 
 def division(settings: PlanSettings) -> dict[str, int]:
     """How a step is divided, for the record."""
-    return {name: getattr(settings, name) for name in _PARTS}
+    return {name: getattr(settings, name) for name in _parts(settings.tokens_per_step)}
+
+
+def step_in_words(settings: PlanSettings) -> str:
+    """How large a step is, and how it is divided."""
+    if settings.tokens_per_step is None:
+        return f"{settings.global_batch_size} examples ({_in_words(settings)})"
+    return f"at most {settings.tokens_per_step:,} tokens ({_in_words(settings)})"
 
 
 def record_other_division(context: RunContext, settings: PlanSettings, num_steps: int) -> None:
@@ -49,26 +58,25 @@ def record_other_division(context: RunContext, settings: PlanSettings, num_steps
         num_steps: steps done.
     """
     last, now = _last_division(context), division(settings)
-    if now == {name: last[name] for name in _PARTS}:
+    if now == {name: last[name] for name in now}:
         return
     before, after = last["num_processes"], now["num_processes"]
+    kept = "its examples" if settings.tokens_per_step else f"its {settings.global_batch_size} examples"
     say(
         (f"processes: the run goes on with {after} instead of {before}; " if before != after else "micro-batches: ")
-        + f"a step keeps its {settings.global_batch_size} examples: micro-batch {now['micro_batch_size']} "
-        f"x accumulation {now['gradient_accumulation_steps']} x processes {after}; "
-        f"CPU threads a process: {torch.get_num_threads()}"
+        + f"a step keeps {kept}: {_in_words(settings)}; CPU threads a process: {torch.get_num_threads()}"
     )
     earlier = context.manifest.section("choices").get("divisions") or [{"step": 1, **last}]
-    kept = [entry for entry in earlier if entry["step"] <= num_steps]
     changed = {**now, "num_threads": torch.get_num_threads()}
-    divisions = [*kept, {"step": num_steps + 1, **changed}]
+    made = [entry for entry in earlier if entry["step"] <= num_steps]
+    divisions = [*made, {"step": num_steps + 1, **changed}]
     context.manifest.record("choices", {**changed, "divisions": divisions}, write=distributed.is_first())
 
 
 def _micro_batches(context: RunContext) -> tuple[int, int]:
     """Examples of a micro-batch, and micro-batches a step and process."""
     train = context.config.train
-    if not context.manifest.section("choices"):
+    if train.tokens_per_step is not None or not context.manifest.section("choices"):
         return train.micro_batch_size, train.gradient_accumulation_steps
     last, count = _last_division(context), distributed.num_processes()
     size, accumulation, before = (last[name] for name in _PARTS)
@@ -82,6 +90,18 @@ def _micro_batches(context: RunContext) -> tuple[int, int]:
 def _last_division(context: RunContext) -> dict[str, Any]:
     """How the run's steps were divided last."""
     config, choices = context.config.train, context.manifest.section("choices")
-    typed = (config.micro_batch_size, config.gradient_accumulation_steps, 1)
-    names = (*_PARTS, "num_threads")
-    return {name: choices.get(name, default) for name, default in zip(names, (*typed, 1), strict=True)}
+    names = (*_parts(config.tokens_per_step), "num_threads")
+    return {name: choices.get(name, getattr(config, name, 1)) for name in names}
+
+
+def _parts(tokens_per_step: int | None) -> tuple[str, ...]:
+    """What a step is divided by; one that is filled with tokens has as many micro-batches as they need."""
+    return _PARTS if tokens_per_step is None else tuple(name for name in _PARTS if name != _ACCUMULATION)
+
+
+def _in_words(settings: PlanSettings) -> str:
+    size, processes = settings.micro_batch_size, f"processes {settings.num_processes}"
+    if settings.tokens_per_step is None:
+        return f"micro-batch {size} x accumulation {settings.gradient_accumulation_steps} x {processes}"
+    room = f"{settings.micro_batch_tokens:,} tokens" if settings.packing else f"{size} examples"
+    return f"micro-batches of at most {room}, {processes}"

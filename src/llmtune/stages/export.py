@@ -27,6 +27,7 @@ _SHOWN = ("logit_difference", "kl_mean", "top1_agreement", "loss_rise", "loss_ri
 _ADAPTER_FACTS = ("rank", "alpha", "dropout", "target_modules")
 _CARD_METRICS = ("loss", "perplexity", "bits_per_byte")
 _CARD_TRAINING = ("learning_rate", "num_epochs", "micro_batch_size", "gradient_accumulation_steps", "optimizer")
+_CARD_TRAINING_BY_TOKENS = ("learning_rate", "num_epochs", "tokens_per_step", "optimizer")
 
 
 def check(context: RunContext) -> None:
@@ -176,7 +177,8 @@ def _facts(context: RunContext) -> CardFacts:
     """What the model card says of the run."""
     config = to_plain(context.config)
     evaluated = _evaluated(context)
-    training = {key: config["train"][key] for key in _CARD_TRAINING}
+    by_tokens = context.config.train.batch_unit == "tokens"
+    training = {key: config["train"][key] for key in (_CARD_TRAINING_BY_TOKENS if by_tokens else _CARD_TRAINING)}
     training |= {"seed": context.config.seed, "precision": context.precision.name}
     if context.config.source_run is None and context.config.is_trained_elsewhere:
         method = {key: config["method"][key] for key in _ADAPTER_FACTS if key in config["method"]}

@@ -101,16 +101,16 @@ def cheap_cures(stage: str, config: RunConfig, facts: MemoryFacts) -> list[Cure]
 
 def _same_steps(config: RunConfig, facts: MemoryFacts) -> Iterator[Cure]:
     size, accumulation = config.train.micro_batch_size, config.train.gradient_accumulation_steps
+    filled = config.train.batch_unit == "tokens"  # whatever the micro-batches and processes are
     if size > 1 and not facts.one_example:
         parts = next(parts for parts in range(2, size + 1) if size % parts == 0)
-        typed = (
-            f"train.micro_batch_size={size // parts} train.gradient_accumulation_steps={accumulation * parts}",
-            f"the same steps; goes down to 1 and {size * accumulation}" if size > parts else "the same steps",
-        )
-        yield Cure(*typed)
+        more = "" if filled else f" train.gradient_accumulation_steps={accumulation * parts}"
+        least = "1" if filled else f"1 and {size * accumulation}"
+        effect = f"the same steps; goes down to {least}" if size > parts else "the same steps"
+        yield Cure(f"train.micro_batch_size={size // parts}{more}", effect)
     if not facts.on_gpu and facts.num_processes > 1:
-        together = accumulation * facts.num_processes
-        yield Cure(f"hardware=cpu train.gradient_accumulation_steps={together}", "the same steps in one process")
+        more = "" if filled else f" train.gradient_accumulation_steps={accumulation * facts.num_processes}"
+        yield Cure(f"hardware=cpu{more}", "the same steps in one process")
     room = facts.packed and not facts.one_example
     if room and facts.longest is not None and facts.longest < config.data.max_seq_len:
         yield Cure(f"data.max_seq_len={facts.longest}", "smaller micro-batches; no example is longer")

@@ -132,7 +132,7 @@ def _packing_fill(context: RunContext, data: PreparedData) -> PackingFill:
         int(data.train.num_tokens[list(indices)].sum())
         for indices in _micro_batches(plan, num_steps, settings.num_processes)
     ]
-    return PackingFill(lengths, settings.micro_batch_tokens, num_steps)
+    return PackingFill(lengths, settings.micro_batch_tokens, num_steps, settings.tokens_per_step is not None)
 
 
 def _micro_batches(plan: StepPlan, num_steps: int, num_processes: int) -> Iterator[tuple[int, ...]]:

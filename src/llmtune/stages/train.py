@@ -5,7 +5,7 @@ from pathlib import Path
 from llmtune import distributed
 from llmtune.config.method import AdapterConfig
 from llmtune.data.plan import StepPlan
-from llmtune.errors import RunError
+from llmtune.errors import ConfigError, RunError
 from llmtune.evaluation.perplexity import LossSettings, evaluate_loss
 from llmtune.logs import progress, say
 from llmtune.models.digest import describe_weights
@@ -13,26 +13,36 @@ from llmtune.runs.metrics_log import MetricsLog
 from llmtune.stages.adaptation import check_tokens_of_adapter
 from llmtune.stages.context import RunContext
 from llmtune.stages.division import plan_settings, record_other_division
-from llmtune.stages.training_choices import Choices, fit, make_choices, record_choices, restored_splits, settle_changes
+from llmtune.stages.training_choices import (
+    Choices,
+    capture,
+    fit,
+    make_choices,
+    record_choices,
+    restored_splits,
+    settle_changes,
+)
 from llmtune.stages.training_record import record_training, say_numbers
 from llmtune.training.callbacks.checkpointing import CheckpointCallback, CheckpointSettings
+from llmtune.training.callbacks.idle import IdleCallback
 from llmtune.training.callbacks.metrics import MetricsCallback
 from llmtune.training.callbacks.progress import ProgressCallback
 from llmtune.training.callbacks.validation import ValidationCallback, ValidationSettings
 from llmtune.training.checkpoint import checkpoint_step, load_checkpoint, newest_intact_checkpoint, settle_best
 from llmtune.training.collectives import value_of_first
 from llmtune.training.loop import train
-from llmtune.training.memory import OPTIMIZER_BYTES
+from llmtune.training.memory import optimizer_bytes
 from llmtune.training.optimizer import make_optimizer
 from llmtune.training.parts import Callback, LoopSettings, TrainParts, TrainState
 from llmtune.training.scaler import make_scaler
-from llmtune.training.schedule import ScheduleSettings, count_steps, warmup_steps_or_default
+from llmtune.training.schedule import ScheduleSettings, warmup_steps_or_default
 from llmtune.training.throughput import reset_peak_memory
 
 
 def run(context: RunContext) -> None:
     """Train from the start, or from the newest checkpoint where there is one."""
     config, method = context.config, context.method
+    _check_master_dtype(context)
     base = method.load(context.source, context.how)
     model = method.make_trainable(base, config.seed, context.source.vocabulary.new_ids)
     choices = make_choices(context, model)
@@ -54,13 +64,14 @@ def run(context: RunContext) -> None:
     _check_steps_left(state.global_step, parts.settings.schedule.total_steps)
     settle_changes(context, state.global_step)
     fit(context, parts, choices)
+    capture(context, parts, choices)
     record_choices(context, parts, choices)
     record_other_division(context, plan.settings, state.global_step)
     say_numbers(context, parts, choices)
     metrics = MetricsCallback(MetricsLog(context.folder.metrics_file), context.tracker, config.train.log_every_steps)
     reset_peak_memory(context.device)
-    with progress("train", parts.settings.schedule.total_steps) as line, _saving(context) as saving:
-        train(parts, state, [ProgressCallback(line), metrics, *_validating(context, choices), saving])
+    with progress("train", parts.settings.schedule.total_steps) as line, _saving(context, parts) as saving:
+        train(parts, state, [ProgressCallback(line), metrics, *_validating(context, choices), saving, IdleCallback()])
     if distributed.is_first():
         record_training(context, parts, state, metrics.throughput)
 
@@ -72,7 +83,7 @@ def _plan(context: RunContext, *, packed: bool) -> StepPlan:
 
 def _settings(context: RunContext, plan: StepPlan, *, packed: bool) -> LoopSettings:
     train_config = context.config.train
-    total = count_steps(plan.steps_per_epoch, train_config.num_epochs, train_config.max_steps)
+    total = plan.count_steps(train_config.num_epochs, train_config.max_steps)
     schedule = ScheduleSettings(
         name=train_config.schedule,
         peak=train_config.learning_rate,
@@ -81,6 +92,21 @@ def _settings(context: RunContext, plan: StepPlan, *, packed: bool) -> LoopSetti
         num_cycles=train_config.num_cycles,
     )
     return LoopSettings(context.config.seed, schedule, train_config.max_grad_norm, packed, context.pad_token_id)
+
+
+def _check_master_dtype(context: RunContext) -> None:
+    """Check that weights which train in bf16 meet bf16 products, as `train.precision=auto` may be another here.
+
+    Raises:
+        ConfigError: they don't.
+    """
+    precision, master_dtype = context.precision, context.config.train.master_dtype
+    if master_dtype == "bf16" and precision.name != "bf16":
+        raise ConfigError(
+            f"train.master_dtype=bf16: needs bf16 products too, and train.precision={context.config.train.precision} "
+            f"is {precision.name} here ({precision.reason}); train on a device that computes bf16 natively, or set "
+            "train.master_dtype=fp32."
+        )
 
 
 def _resumed(context: RunContext, parts: TrainParts) -> TrainState:
@@ -142,12 +168,12 @@ def _validating(context: RunContext, choices: Choices) -> list[Callback]:
     return [ValidationCallback(lambda model: evaluate_loss(model, table, settings).loss, when, log, context.tracker)]
 
 
-def _saving(context: RunContext) -> CheckpointCallback:
+def _saving(context: RunContext, parts: TrainParts) -> CheckpointCallback:
     train_config = context.config.train
     when = CheckpointSettings(
         every_steps=train_config.checkpoint_every_steps,
         validate_every_steps=train_config.validate_every_steps,
         keep=train_config.keep_checkpoints,
-        optimizer_bytes=OPTIMIZER_BYTES[train_config.optimizer],
+        optimizer_bytes=optimizer_bytes(train_config.optimizer, parts.trainable[0].dtype),
     )
     return CheckpointCallback(context.folder, when)

@@ -12,20 +12,31 @@ from llmtune.config.resume_allow import SCHEDULE_KEYS
 from llmtune.config.validate import flatten, to_plain
 from llmtune.errors import RunError
 from llmtune.logs import say, warn
-from llmtune.methods.method import enable_activation_checkpointing, trainable_parameters
+from llmtune.methods.method import trainable_parameters
 from llmtune.models.attention import VARLEN_KERNEL, set_attention, varlen_attn
+from llmtune.models.decoding import (
+    FAST,
+    OWN,
+    DecoderChoice,
+    Recomputed,
+    choose_decoder,
+    decoder_fault,
+    recompute_activations,
+)
+from llmtune.models.fast.decoder import use_decoder
 from llmtune.models.packing import AttentionChoice, choose_attention, packing_fault
 from llmtune.models.token_loss import WHOLE, LossChoice, choose_loss, set_loss
 from llmtune.runs.environment import jobs_at_once
 from llmtune.stages.context import RunContext
 from llmtune.stages.division import division
+from llmtune.training.captured import NOT_TRIED, CaptureChoice, choose_capture
 from llmtune.training.collectives import most_over_ranks
 from llmtune.training.fitting import fit_memory
-from llmtune.training.memory import OPTIMIZER_BYTES
+from llmtune.training.memory import optimizer_bytes
 from llmtune.training.parts import TrainParts
 from llmtune.training.splits import Split, Splits
 
-_FIXED_CHOICES = ("packed", "total_steps", "warmup_steps", "compile", "deterministic")
+_FIXED_CHOICES = ("packed", "total_steps", "warmup_steps", "deterministic")
 """Choices that follow from config and data, and must be the same again."""
 _SCHEDULE_CHOICES = ("total_steps", "warmup_steps")
 """Those of them that another number of epochs or steps changes."""
@@ -37,14 +48,26 @@ _TOO_LARGE = "a single example a pass doesn't fit in memory otherwise"
 _PAGED = "paged_"
 
 
+@dataclass(frozen=True)
+class Recomputation:
+    """Activations that are computed again in the backward pass."""
+
+    what: Recomputed
+    reason: str
+    """Why, in words."""
+
+
 @dataclass
 class Choices:
     """How a run computes, as far as its config leaves it open."""
 
     loss: LossChoice
     attention: AttentionChoice
-    recomputing: str | None
-    """Why activations are computed again in the backward pass; None where they are kept."""
+    decoder: DecoderChoice
+    recomputing: Recomputation | None
+    """None where all that the backward pass needs is kept."""
+    capture: CaptureChoice = NOT_TRIED
+    """Whether a pass is captured; tried once memory is fitted."""
 
 
 def make_choices(context: RunContext, model: nn.Module) -> Choices:
@@ -63,12 +86,14 @@ def make_choices(context: RunContext, model: nn.Module) -> Choices:
         with context.precision.autocast():
             loss = choose_loss(model)
         attention = choose_attention(model, context.packing_needs, context.precision)
-        choices = Choices(loss, _packed_everywhere(attention, context.device), recomputing)
+        attention = _packed_everywhere(attention, context.device)
+        choices = Choices(loss, attention, _new_decoder(context, model, attention), recomputing)
     else:
         _tell_other_device(begun, context.device)
-        choices = Choices(_restored_loss(begun, model), _restored_attention(context, begun, model), recomputing)
+        loss, attention = _restored_loss(begun, model), _restored_attention(context, begun, model)
+        choices = Choices(loss, attention, _restored_decoder(context, begun, model), recomputing)
     if choices.recomputing:
-        enable_activation_checkpointing(model)
+        recompute_activations(model, choices.recomputing.what)
     return choices
 
 
@@ -90,8 +115,16 @@ def fit(context: RunContext, parts: TrainParts, choices: Choices) -> None:
     """
     if parts.device.type != "cuda" or context.manifest.section("choices"):
         return
-    if fit_memory(parts, _optimizer_bytes(context, parts), recomputing=choices.recomputing is not None):
-        choices.recomputing = choices.recomputing or _TOO_LARGE
+    before = choices.recomputing.what if choices.recomputing else None
+    needed = fit_memory(parts, _optimizer_bytes(context, parts), before)
+    if needed is not None and needed != before:
+        choices.recomputing = Recomputation(needed, _TOO_LARGE)
+
+
+def capture(context: RunContext, parts: TrainParts, choices: Choices) -> None:
+    """Capture the pass that every micro-batch makes, where it can be and is worth its while."""
+    begun = context.manifest.section("choices").get("compile")
+    choices.capture = choose_capture(parts, context.config.train.compile, begun=begun)
 
 
 def record_choices(context: RunContext, parts: TrainParts, choices: Choices) -> None:
@@ -107,9 +140,11 @@ def record_choices(context: RunContext, parts: TrainParts, choices: Choices) -> 
         "attention": choices.attention.name,
         "packed": choices.attention.packed,
         "loss": choices.loss.name,
-        "compile": False,
+        "decoder": choices.decoder.name,
+        "compile": choices.capture.captured,
         "activation_checkpointing": choices.recomputing is not None,
-        "activation_checkpointing_reason": choices.recomputing,
+        "activation_checkpointing_reason": choices.recomputing and choices.recomputing.reason,
+        "recomputed": choices.recomputing and choices.recomputing.what,
         "micro_batch_split": [asdict(split) for split in parts.splits.all],
         **division(parts.plan.settings),
         "num_threads": torch.get_num_threads(),
@@ -168,10 +203,14 @@ def attention_for_evaluation(context: RunContext, model: nn.Module) -> Attention
         try:
             _restored_loss(begun, model)
             attention = _restored_attention(context, begun, model)
+            _restored_decoder(context, begun, model)
+            return _packed_everywhere(attention, context.device)
         except RunError as error:
             warn(f"evaluate: {error.args[0].partition(';')[0]}; what is right here is taken instead")
     attention = attention or choose_attention(model, context.packing_needs, context.precision)
-    return _packed_everywhere(attention, context.device)
+    attention = _packed_everywhere(attention, context.device)
+    _new_decoder(context, model, attention)
+    return attention
 
 
 def device_name(device: torch.device) -> str:
@@ -179,12 +218,15 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
 
 
-def _recomputing(context: RunContext) -> str | None:
-    """Why activations are computed again: as the run began, or as typed."""
+def _recomputing(context: RunContext) -> Recomputation | None:
+    """What is computed again: as the run began, or as typed."""
     begun = context.manifest.section("choices")
     if begun.get("activation_checkpointing"):
-        return begun.get("activation_checkpointing_reason", _AS_BEGUN)
-    return "asked for by train.activation_checkpointing" if context.config.train.activation_checkpointing else None
+        reason = begun.get("activation_checkpointing_reason", _AS_BEGUN)
+        return Recomputation(begun.get("recomputed", "blocks"), reason)
+    if context.config.train.activation_checkpointing:
+        return Recomputation("blocks", "asked for by train.activation_checkpointing")
+    return None
 
 
 def _tell_other_device(begun: Mapping[str, Any], device: torch.device) -> None:
@@ -203,6 +245,27 @@ def _restored_loss(begun: Mapping[str, Any], model: nn.Module) -> LossChoice:
     except ValueError as error:
         raise RunError(f"loss: the run began with {name!r}, and here {error}; {_CURE}") from error
     return LossChoice(name, _AS_BEGUN)
+
+
+def _new_decoder(context: RunContext, model: nn.Module, attention: AttentionChoice) -> DecoderChoice:
+    """The decoder of a model whose attention and loss are chosen: llmtune's only where every process can have it."""
+    choice = choose_decoder(model, context.config.model.decoder, context.precision, packed=attention.packed)
+    own_somewhere = most_over_ranks(choice.name == OWN, context.device)
+    if choice.name == FAST and own_somewhere:
+        use_decoder(model, None)
+        return DecoderChoice(OWN, "llmtune's gives other numbers in another process")
+    return choice
+
+
+def _restored_decoder(context: RunContext, begun: Mapping[str, Any], model: nn.Module) -> DecoderChoice:
+    name = begun.get("decoder", OWN)
+    if name == OWN:
+        use_decoder(model, None)
+        return DecoderChoice(OWN, _AS_BEGUN)
+    fault = decoder_fault(model, context.precision)
+    if fault is not None:
+        raise RunError(f"decoder: the run began with llmtune's own, and here {fault}; {_CURE}")
+    return DecoderChoice(FAST, _AS_BEGUN)
 
 
 def _packed_everywhere(choice: AttentionChoice, device: torch.device) -> AttentionChoice:
@@ -241,4 +304,4 @@ def _optimizer_bytes(context: RunContext, parts: TrainParts) -> float:
     name = context.config.train.optimizer
     if name.startswith(_PAGED):
         return 0.0
-    return trainable_parameters(parts.model).trainable * OPTIMIZER_BYTES[name]
+    return trainable_parameters(parts.model).trainable * optimizer_bytes(name, parts.trainable[0].dtype)

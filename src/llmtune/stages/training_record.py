@@ -11,11 +11,12 @@ from llmtune.models.adapter_files import is_adapter
 from llmtune.models.attention import underlying_model
 from llmtune.runs.metrics_log import MetricsLog
 from llmtune.stages.context import RESULT_STEP, RunContext
+from llmtune.stages.division import step_in_words
 from llmtune.stages.memory_advice import cheap_cures, known_of
 from llmtune.stages.training_choices import Choices, device_name
 from llmtune.tracking.plots import TestLosses, learning_rate_plot, loss_plot
-from llmtune.training.advice import AskedFor, advice, few_updates, unusual_rate
-from llmtune.training.memory import OPTIMIZER_BYTES, MemoryShape, adapter_inputs, device_memory_gib, estimate_memory
+from llmtune.training.advice import AskedFor, advice, few_updates, rounded_updates, unusual_rate
+from llmtune.training.memory import MemoryShape, adapter_inputs, device_memory_gib, estimate_memory, optimizer_bytes
 from llmtune.training.parts import TrainParts, TrainState
 from llmtune.training.throughput import Throughput, peak_memory_gib
 
@@ -27,25 +28,25 @@ def say_numbers(context: RunContext, parts: TrainParts, choices: Choices) -> Non
     """Show the numbers that follow from config, model and data; warn where memory looks short."""
     config, count = context.config.train, trainable_parameters(parts.model)
     schedule, data = parts.settings.schedule, context.data.report["splits"]["train"]
-    step = parts.plan.settings
-    tokens = data["num_tokens"] / parts.plan.steps_per_epoch
+    an_epoch, filled = parts.plan.steps_per_epoch, parts.plan.settings.tokens_per_step is not None
+    in_step = f"about {data['num_tokens'] / an_epoch:,.0f} tokens"
+    in_step += f" of {data['num_examples'] / an_epoch:,.0f} examples" if filled else ""
     needed, available = _memory(context, parts, choices), device_memory_gib(parts.device)
     rows = [
         ("trainable parameters", f"{count.trainable:,} of {count.total:,} ({count.trainable / count.total:.2%})"),
-        (
-            "a step",
-            f"{step.global_batch_size} examples (micro-batch {step.micro_batch_size} x accumulation "
-            f"{step.gradient_accumulation_steps} x processes {step.num_processes}), about {tokens:,.0f} tokens",
-        ),
+        ("a step", f"{step_in_words(parts.plan.settings)}, {in_step}"),
         (
             "steps",
-            f"{schedule.total_steps:,} ({parts.plan.steps_per_epoch:,} an epoch), {schedule.warmup_steps} of warm-up",
+            f"{schedule.total_steps:,} ({'about ' if filled else ''}{an_epoch:,} an epoch), "
+            f"{schedule.warmup_steps} of warm-up",
         ),
         ("learning rate", f"{schedule.peak:g}, {schedule.name}; optimizer {config.optimizer}"),
         ("device", f"{device_name(parts.device)}, {torch.get_num_threads()} threads"),
         ("precision", f"{parts.precision.name} ({parts.precision.reason})"),
         ("attention", f"{choices.attention.name} ({choices.attention.reason})"),
         ("loss", f"{choices.loss.name} ({choices.loss.reason})"),
+        ("decoder", f"{choices.decoder.name} ({choices.decoder.reason})"),
+        *([("compile", _captured(choices))] if parts.device.type == "cuda" else []),
         *_made_to_fit(parts, choices),
         ("memory", f"about {needed:.1f} GiB of tensors; the device has {available:.1f} GiB"),
     ]
@@ -55,7 +56,7 @@ def say_numbers(context: RunContext, parts: TrainParts, choices: Choices) -> Non
             f"train.warmup_steps={schedule.warmup_steps}: the run has {schedule.total_steps} steps, so the learning "
             "rate never reaches its peak; lower it, or raise train.num_epochs"
         )
-    for sentence in few_updates(_asked_for(context, parts)):
+    for sentence in [*rounded_updates(config), *few_updates(_asked_for(context, parts))]:
         warn(sentence)
     for sentence in unusual_rate(_asked_for(context, parts)):
         say(f"note: {sentence}")
@@ -100,6 +101,7 @@ def _asked_for(context: RunContext, parts: TrainParts) -> AskedFor:
         method=context.config.method,
         total_steps=parts.settings.schedule.total_steps,
         steps_per_epoch=parts.plan.steps_per_epoch,
+        max_seq_len=context.config.data.max_seq_len,
     )
 
 
@@ -131,24 +133,31 @@ def _memory(context: RunContext, parts: TrainParts, choices: Choices) -> float:
     count = trainable_parameters(parts.model)
     config = underlying_model(parts.model).config.get_text_config()
     frozen = next((p for p in parts.model.parameters() if not p.requires_grad), None)
-    four_bit = context.config.method.name == "qlora"
+    four_bit, master_dtype = context.config.method.name == "qlora", parts.trainable[0].dtype
     shape = MemoryShape(
         num_parameters=count.total,
         num_trainable=count.trainable,
         frozen_bytes=_FROZEN_BYTES_4BIT if four_bit else frozen.element_size() if frozen is not None else 4,
-        optimizer_bytes=OPTIMIZER_BYTES[context.config.train.optimizer],
+        optimizer_bytes=optimizer_bytes(context.config.train.optimizer, master_dtype),
         compute_bytes=parts.precision.compute_dtype.itemsize,
         hidden_size=config.hidden_size,
         intermediate_size=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
         num_layers=config.num_hidden_layers,
         vocab_size=config.vocab_size,
         adapter_inputs=adapter_inputs(parts.model),
+        master_bytes=master_dtype.itemsize,
     )
-    limit = context.config.train.micro_batch_size * context.config.data.max_seq_len
+    limit = parts.plan.settings.micro_batch_tokens
     longest = context.data.report["splits"]["train"]["longest_tokens"]
-    tokens = min(limit, longest * context.config.train.micro_batch_size)
+    tokens = min(limit, longest * parts.plan.settings.micro_batch_size)
+    if parts.settings.packed and parts.plan.settings.tokens_per_step is not None:
+        tokens = min(limit, parts.plan.settings.tokens_per_step)
     tokens = max(longest, tokens // parts.splits.all[-1].pieces)
     return estimate_memory(shape, tokens, activation_checkpointing=choices.recomputing is not None)
+
+
+def _captured(choices: Choices) -> str:
+    return f"{'captured as a CUDA graph' if choices.capture.captured else 'no graph'} ({choices.capture.reason})"
 
 
 def _made_to_fit(parts: TrainParts, choices: Choices) -> list[tuple[str, str]]:
@@ -159,5 +168,6 @@ def _made_to_fit(parts: TrainParts, choices: Choices) -> list[tuple[str, str]]:
             ("micro-batches", f"cut into {last.pieces} pieces from step {last.from_step} on, as memory is short")
         )
     if choices.recomputing:
-        rows.append(("activations", f"computed again in the backward pass ({choices.recomputing})"))
+        which = "all" if choices.recomputing.what == "blocks" else "the widest"
+        rows.append(("activations", f"{which} computed again in the backward pass ({choices.recomputing.reason})"))
     return rows

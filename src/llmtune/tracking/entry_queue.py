@@ -16,7 +16,7 @@ _UPLOAD_BYTES_PER_SECOND = 4 * 2**20
 class QueueSettings:
     """How patient the queue is."""
 
-    linger_seconds: float = 0.5
+    linger_seconds: float = 2.0
     """Metrics are gathered for so long before they are sent."""
     retry_seconds: float = 10.0
     """Wait between two attempts while the store is away."""

@@ -46,6 +46,9 @@ class AskedFor:
     total_steps: int
     """Steps that the run was to have."""
     steps_per_epoch: int
+    """Of the first epoch, where they differ."""
+    max_seq_len: int = 1
+    """Tokens that a step must have room for at least."""
 
 
 @dataclass(frozen=True)
@@ -111,15 +114,25 @@ def few_updates(asked: AskedFor) -> list[str]:
     updates = "one weight update" if steps == 1 else f"{steps} weight updates"
     found = f"Only {updates}, too few to judge by (below {FEWEST_STEPS})."
     epochs, cures = math.ceil(FEWEST_STEPS / asked.steps_per_epoch), []
-    key = "gradient_accumulation_steps" if train.gradient_accumulation_steps > 1 else "micro_batch_size"
-    times = getattr(train, key)
-    if steps < train.num_epochs * asked.steps_per_epoch:
+    key, before, after = _smaller_step(asked)
+    if train.max_steps is not None and steps < train.num_epochs * asked.steps_per_epoch:
         return [f"{found} Try train.max_steps={FEWEST_STEPS}."]
-    if times > 1 and (steps * times >= FEWEST_STEPS or epochs > _MOST_EPOCHS):
-        cures.append(f"train.{key}=1")
+    if before > after and (steps * before >= FEWEST_STEPS * after or epochs > _MOST_EPOCHS):
+        cures.append(f"train.{key}={after}")
     if epochs <= _MOST_EPOCHS:
         cures.append(f"train.num_epochs={epochs}")
     return [f"{found} Try {_listed([*cures, 'more examples'])}."]
+
+
+def _smaller_step(asked: AskedFor) -> tuple[str, int, int]:
+    """The key that makes more steps of the same examples, with its value and a lower one."""
+    train = asked.train
+    if train.tokens_per_step is not None:
+        full = max(0, asked.total_steps - train.num_epochs)  # but for each epoch's last one
+        after = max(asked.max_seq_len, train.tokens_per_step * full // FEWEST_STEPS)
+        return "tokens_per_step", train.tokens_per_step, after
+    key = "gradient_accumulation_steps" if train.gradient_accumulation_steps > 1 else "micro_batch_size"
+    return key, getattr(train, key), 1
 
 
 def unusual_rate(asked: AskedFor) -> list[str]:
@@ -131,6 +144,16 @@ def unusual_rate(asked: AskedFor) -> list[str]:
     effect = "may undo what the base model knows" if rate >= high else "may change next to nothing"
     return [
         f"train.learning_rate={rate:g} is far from {_own_rate(asked.method):g}, which is usual for {name}; it {effect}."
+    ]
+
+
+def rounded_updates(train: TrainConfig) -> list[str]:
+    """One sentence where the weights that train are too coarse for small updates; else none."""
+    if train.master_dtype == "fp32":
+        return []
+    return [
+        f"train.master_dtype={train.master_dtype}: is for measuring beside tools that train in bf16; an update below "
+        "1/512 of its weight is rounded away, which most are at a rate of 2e-5, and fp32 keeps."
     ]
 
 

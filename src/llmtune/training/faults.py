@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from llmtune.distributed import is_first, rank
+from llmtune.distributed import is_first
 from llmtune.errors import TrainingFault
 from llmtune.logs import say
 from llmtune.signals import flagged
@@ -149,9 +149,9 @@ def _undo(parts: TrainParts, state: TrainState, steps: Sequence[UnreadStep], row
             state.num_supervised_tokens -= step.result.num_supervised_tokens
     first = steps[0].result
     state.global_step = first.number - 1
-    micro_batches = parts.plan.step(state.global_step, rank()).micro_batches
+    examples = name_examples(parts, steps[0].micro_batches, steps[0].shares)
     return TrainingFault(
         f"step {first.number}: the loss is {row[0]} and the gradient norm {row[1]}, so the weights were left as they "
-        f"are; examples: {name_examples(parts, micro_batches, steps[0].shares)}. Look at these examples, or lower "
-        f"train.learning_rate (here {first.learning_rate:.3g})"
+        f"are; examples: {examples}. Look at these examples, or lower train.learning_rate "
+        f"(here {first.learning_rate:.3g})"
     )

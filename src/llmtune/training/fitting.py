@@ -9,12 +9,12 @@ from contextlib import suppress
 
 import torch
 
-from llmtune.data.plan import PlannedStep
 from llmtune.distributed import rank
 from llmtune.errors import LlmtuneError
 from llmtune.logs import say, warn
-from llmtune.methods.method import enable_activation_checkpointing
+from llmtune.models.decoding import Recomputed, recompute_activations
 from llmtune.seeding import derived_seed
+from llmtune.training.ahead import StepBatches, collated
 from llmtune.training.collectives import most_over_ranks, several_processes
 from llmtune.training.loss import accumulate_gradients
 from llmtune.training.out_of_memory import out_of_memory
@@ -23,6 +23,9 @@ from llmtune.training.splits import Split, cut, positions
 
 _NEVER = 2**31
 """Pieces, where nothing fits however it is cut."""
+_LEVELS: tuple[Recomputed, ...] = ("gates", "blocks")
+"""What is computed again, the cheaper first."""
+_IN_WORDS = {"gates": "the widest activations", "blocks": "activations"}
 
 
 class ExampleTooLarge(LlmtuneError):
@@ -38,7 +41,7 @@ class ExampleTooLarge(LlmtuneError):
         self.recomputing = recomputing
 
 
-def fitting_gradients(parts: TrainParts, global_step: int, step: PlannedStep) -> torch.Tensor:
+def fitting_gradients(parts: TrainParts, global_step: int, step: StepBatches) -> torch.Tensor:
     """Run forward and backward over this process's micro-batches of a step, see `accumulate_gradients`.
 
     Where memory runs out and there is one process, the step is made again from its start with micro-batches cut into
@@ -47,23 +50,24 @@ def fitting_gradients(parts: TrainParts, global_step: int, step: PlannedStep) ->
     Args:
         parts: what is trained; `parts.splits` says how micro-batches are cut.
         global_step: steps done before this one.
-        step: as planned.
+        step: its batches.
 
     Raises:
         ExampleTooLarge: memory ran out with one example a pass.
     """
-    number = global_step + 1
+    number, divisor = global_step + 1, max(1, step.planned.num_supervised_tokens)
     while True:
         pieces = parts.splits.pieces(number)
         torch.manual_seed(derived_seed(parts.settings.seed, "step", global_step, rank()))
         try:
-            return accumulate_gradients(parts, step.micro_batches, max(1, step.num_supervised_tokens), pieces)
+            return accumulate_gradients(parts, step.passes(pieces), divisor)
         except Exception as error:
             finer = _finer(parts, step, pieces, error)
             if finer is None:
                 raise
             where = out_of_memory(error)
         # Out of the handler: as long as the error lives, so does what the failed pass held.
+        parts.captured = None  # it is of whole micro-batches
         release(parts)
         parts.splits.add(Split(number, finer))
         warn(
@@ -72,7 +76,7 @@ def fitting_gradients(parts: TrainParts, global_step: int, step: PlannedStep) ->
         )
 
 
-def _finer(parts: TrainParts, step: PlannedStep, pieces: int, error: Exception) -> int | None:
+def _finer(parts: TrainParts, step: StepBatches, pieces: int, error: Exception) -> int | None:
     """Into how many pieces to cut after `error`; None where it has another cause, or other processes wait.
 
     Raises:
@@ -81,45 +85,47 @@ def _finer(parts: TrainParts, step: PlannedStep, pieces: int, error: Exception) 
     where = out_of_memory(error)
     if where is None or several_processes() or (parts.device.type == "cuda" and where == "machine"):
         return None
-    most = max(len(micro_batch) for micro_batch in step.micro_batches)
+    most = max(len(micro_batch) for micro_batch in step.planned.micro_batches)
     if pieces >= most:
         raise ExampleTooLarge("memory runs out with a single example a pass") from error
     return min(2 * pieces, most)
 
 
-def fit_memory(parts: TrainParts, optimizer_bytes: float, *, recomputing: bool) -> bool:
+def fit_memory(parts: TrainParts, optimizer_bytes: float, recomputed: Recomputed | None) -> Recomputed | None:
     """Cut micro-batches, before the first step, until the plan's largest fits; `parts.splits` gets how fine.
 
     Forward and backward of the largest are tried, while room is held for what isn't allocated yet. Micro-batches are
-    cut into 2, 4, ... pieces; where single examples don't fit, activation checkpointing is switched on and all of it
-    tried again. Several processes take the finest that one of them needs. Weights, gradients and random streams are
-    left as they were.
+    cut into 2, 4, ... pieces; where single examples don't fit, the widest activations are computed again, then all of
+    them, and cutting is tried again. Several processes take the finest that one of them needs. Weights, gradients and
+    random streams are left as they were.
 
     Args:
         parts: what is trained.
         optimizer_bytes: of the optimizer's state that isn't allocated yet.
-        recomputing: whether activation checkpointing is on already.
+        recomputed: which activations are computed again already.
 
     Returns:
-        Whether activation checkpointing is on now.
+        Which are now.
 
     Raises:
         ExampleTooLarge: a single example doesn't fit either way.
     """
     pieces, error = _try_until_it_fits(parts, optimizer_bytes)
-    if pieces == _NEVER and not recomputing:
+    for more in _LEVELS[_LEVELS.index(recomputed) + 1 :] if recomputed else _LEVELS:
+        if pieces < _NEVER:
+            break
         with suppress(ValueError):  # a model that has none
-            enable_activation_checkpointing(parts.model)
-            recomputing = True
-            say("a single example a pass doesn't fit in memory; activations are computed again in the backward pass")
+            recompute_activations(parts.model, more)
+            recomputed = more
+            say(f"a single example a pass doesn't fit in memory; {_IN_WORDS[more]} are computed again going back")
             pieces, error = _try_until_it_fits(parts, optimizer_bytes)
     if pieces == _NEVER:
         message = "memory is short of a single example a pass, in this process or another"
-        raise ExampleTooLarge(message, recomputing=recomputing) from error
+        raise ExampleTooLarge(message, recomputing=recomputed is not None) from error
     if pieces > 1:
         say(f"the largest micro-batch doesn't fit in memory; each is cut into {pieces} pieces: the same steps, slower")
         parts.splits.begin(pieces)
-    return recomputing
+    return recomputed
 
 
 def release(parts: TrainParts) -> None:
@@ -178,7 +184,7 @@ def _failure(parts: TrainParts, piece: Sequence[int], optimizer_bytes: float) ->
 def _pass_once(parts: TrainParts, piece: Sequence[int], optimizer_bytes: float) -> None:
     """Forward and backward beside the optimizer's state, then the exchange of gradients."""
     held = torch.empty(int(optimizer_bytes), dtype=torch.uint8, device=parts.device)
-    accumulate_gradients(parts, [tuple(piece)] if piece else [], 1)
+    accumulate_gradients(parts, [collated(parts, tuple(piece), 1)] if piece else [], 1)
     if several_processes():  # lays them end to end
         gradients = sum(parameter.numel() * parameter.element_size() for parameter in parts.trainable)
         torch.empty(gradients, dtype=torch.uint8, device=parts.device)

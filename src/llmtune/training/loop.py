@@ -6,6 +6,7 @@ from functools import partial
 import torch
 
 from llmtune.distributed import rank
+from llmtune.training.ahead import StepBatches, StepsAhead
 from llmtune.training.collectives import sum_gradients
 from llmtune.training.faults import MOST_UNREAD, judge_step, read_steps
 from llmtune.training.fitting import fitting_gradients
@@ -36,9 +37,9 @@ def train(parts: TrainParts, state: TrainState, callbacks: Callbacks) -> TrainSt
     parts.watch = StepWatch(parts.device, state)
     for callback in callbacks:
         callback.on_train_start(parts, state)
-    with stopping_after_a_step(parts, state):
+    with stopping_after_a_step(parts, state), StepsAhead(parts) as ahead:
         while state.global_step < parts.settings.schedule.total_steps and not state.should_stop:
-            result = train_step(parts, state)
+            result = train_step(parts, state, ahead)
             state.global_step += 1
             state.num_tokens += result.num_tokens
             state.num_supervised_tokens += result.num_supervised_tokens
@@ -53,19 +54,23 @@ def train(parts: TrainParts, state: TrainState, callbacks: Callbacks) -> TrainSt
     return state
 
 
-def train_step(parts: TrainParts, state: TrainState) -> StepResult:
+def train_step(parts: TrainParts, state: TrainState, ahead: StepsAhead | None = None) -> StepResult:
     """Make the update number `state.global_step`: the same examples, order and dropout whenever it is made.
 
     A loss or gradient that isn't finite changes no weight, in this step or a later one, and is raised where the step's
     figures are read.
+
+    Args:
+        parts: what is trained.
+        state: how far it has come.
+        ahead: makes this step's batches, and meanwhile the next one's; None makes this step's here.
     """
-    started = time.perf_counter()
-    settings = parts.settings
-    step = parts.plan.step(state.global_step, rank())
-    rate = learning_rate(state.global_step, settings.schedule)
+    started, number, settings = time.perf_counter(), state.global_step, parts.settings
+    step = ahead.take(number) if ahead else StepBatches(parts, parts.plan.step(number, rank()))
+    rate = learning_rate(number, settings.schedule)
     parts.model.train()
 
-    shares = fitting_gradients(parts, state.global_step, step)
+    shares = fitting_gradients(parts, number, step)
     sum_gradients(parts.trainable)
     gradients = [parameter.grad for parameter in parts.trainable if parameter.grad is not None]
     if parts.scaler is not None and gradients:
@@ -76,16 +81,18 @@ def train_step(parts: TrainParts, state: TrainState) -> StepResult:
     withheld, overflowed = judge_step(parts, state, loss, grad_norm)
     if settings.max_grad_norm is not None:
         torch.nn.utils.clip_grads_with_norm_(parts.trainable, settings.max_grad_norm, norm)
+    parts.watch.mark_work()
     touched = _update(parts, rate, withheld) if gradients else []
-    parts.optimizer.zero_grad(set_to_none=True)
+    parts.optimizer.zero_grad(set_to_none=parts.captured is None)
 
-    result = StepResult(state.global_step + 1, rate, step.num_tokens, step.num_supervised_tokens)
+    planned = step.planned
+    result = StepResult(number + 1, rate, planned.num_tokens, planned.num_supervised_tokens)
     result.read = partial(read_steps, parts, state)
     scale = scale_on_device(parts.scaler, parts.device)
     figures = torch.stack([loss, grad_norm, overflowed.double(), scale.double()])
     if not parts.watch.unread:
         parts.watch.unread_since = started
-    parts.watch.unread.append(UnreadStep(result, figures, shares, touched))
+    parts.watch.unread.append(UnreadStep(result, figures, planned.micro_batches, shares, touched))
     return result
 
 

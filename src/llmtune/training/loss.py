@@ -1,15 +1,14 @@
 """The loss of a step, its gradients, and what a loss that isn't finite is traced to."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
 
-from llmtune.data.collate import MicroBatch, collate
-from llmtune.models.token_loss import token_losses
+from llmtune.data.collate import MicroBatch
+from llmtune.models.token_loss import token_loss_sum
 from llmtune.training.collectives import sum_over_ranks
 from llmtune.training.parts import TrainParts
-from llmtune.training.splits import cut
 
 _MOST_NAMED = 16
 
@@ -25,29 +24,29 @@ def micro_batch_loss(model: nn.Module, batch: MicroBatch, divisor: int) -> torch
         batch: on the model's device.
         divisor: supervised tokens of the whole step.
     """
-    losses = token_losses(model, **batch.inputs)
-    return losses.sum(dtype=torch.float64) / divisor if losses.numel() else None
+    total = token_loss_sum(model, **batch.inputs)
+    return None if total is None else total / divisor
 
 
 def accumulate_gradients(
-    parts: TrainParts, micro_batches: Sequence[tuple[int, ...]], divisor: int, pieces: int = 1
+    parts: TrainParts, micro_batches: Sequence[Iterable[MicroBatch]], divisor: int
 ) -> torch.Tensor:
     """Run forward and backward over this process's micro-batches of a step.
 
     Args:
         parts: what is trained, on what.
-        micro_batches: rows of the table.
+        micro_batches: each as the passes that it is cut into, on the host.
         divisor: supervised tokens of the whole step.
-        pieces: how many passes a micro-batch is cut into; it changes memory alone.
 
     Returns:
         Each micro-batch's share of the step's loss, float64 [number of micro-batches], on the device.
     """
     shares = torch.zeros(len(micro_batches), dtype=torch.float64, device=parts.device)
-    settings = parts.settings
-    for number, micro_batch in enumerate(micro_batches):
-        for indices in cut(micro_batch, parts.table.num_tokens, pieces, packed=settings.packed):
-            batch = collate(parts.table, indices, packed=settings.packed, pad_token_id=settings.pad_token_id)
+    for number, passes in enumerate(micro_batches):
+        for batch in passes:
+            if parts.captured is not None:
+                shares[number] += parts.captured.run(batch, divisor)
+                continue
             with parts.precision.autocast():
                 loss = micro_batch_loss(parts.model, batch.to(parts.device), divisor)
             if loss is None:

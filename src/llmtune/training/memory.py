@@ -11,6 +11,8 @@ import psutil
 import torch
 from torch import nn
 
+from llmtune.config.train import OptimizerName
+
 _GIB = 2**30
 _NORM_INPUTS = 2
 """A layer's two norms each keep the residual stream, in the type of the weights."""
@@ -25,8 +27,22 @@ _MASK_BYTES = 1
 _LOGITS_BYTES = 3 * 4
 """A logit at the height of the loss: cast to fp32, its log-softmax, and as much again for 16-bit copies or gradient."""
 
-OPTIMIZER_BYTES = {"adamw": 8.0, "adamw_8bit": 2.1, "paged_adamw_8bit": 2.1, "adafactor": 0.1, "lion": 4.0, "sgd": 4.0}
-"""Bytes of optimizer state a trainable parameter, by `train.optimizer`."""
+_FLOAT32_BYTES = 4
+_OPTIMIZER_BYTES = {"adamw": 8.0, "adamw_8bit": 2.1, "paged_adamw_8bit": 2.1, "adafactor": 0.1, "lion": 4.0, "sgd": 4.0}
+"""Bytes of optimizer state a parameter that trains in float32."""
+_STATE_LIKE_WEIGHTS = ("adamw", "sgd")
+"""Optimizers that hold their state in the type of the weights; the others' is the same whatever that is."""
+
+
+def optimizer_bytes(name: OptimizerName, master_dtype: torch.dtype) -> float:
+    """Bytes of optimizer state a trainable parameter.
+
+    Args:
+        name: `train.optimizer`.
+        master_dtype: type of the weights that train.
+    """
+    share = master_dtype.itemsize / _FLOAT32_BYTES if name in _STATE_LIKE_WEIGHTS else 1.0
+    return _OPTIMIZER_BYTES[name] * share
 
 
 @dataclass(frozen=True)
@@ -36,11 +52,11 @@ class MemoryShape:
     num_parameters: int
     """Frozen and trainable ones."""
     num_trainable: int
-    """Those that train, in fp32."""
+    """Those that train."""
     frozen_bytes: float
     """Bytes a frozen parameter: 0.55 in 4 bits, 2 in bf16, 4 in fp32."""
     optimizer_bytes: float
-    """Bytes of optimizer state a trainable parameter, see `OPTIMIZER_BYTES`."""
+    """Bytes of optimizer state a trainable parameter, see `optimizer_bytes`."""
     compute_bytes: int
     """Bytes an activation: 2 under bf16 and fp16, 4 under fp32."""
     hidden_size: int
@@ -50,6 +66,8 @@ class MemoryShape:
     vocab_size: int
     adapter_inputs: int
     """Input features of all adapted linear layers of the model together; 0 where all weights train."""
+    master_bytes: int = _FLOAT32_BYTES
+    """Bytes a trainable parameter, and its gradient: 4 in fp32, 2 in bf16."""
 
 
 def estimate_memory(shape: MemoryShape, micro_batch_tokens: int, *, activation_checkpointing: bool = False) -> float:
@@ -65,7 +83,7 @@ def estimate_memory(shape: MemoryShape, micro_batch_tokens: int, *, activation_c
         activation_checkpointing: whether a layer keeps its input alone.
     """
     weights = (shape.num_parameters - shape.num_trainable) * shape.frozen_bytes
-    trained = shape.num_trainable * (4 + 4 + shape.optimizer_bytes)
+    trained = shape.num_trainable * (2 * shape.master_bytes + shape.optimizer_bytes)
     residual_bytes = _residual_bytes(shape)
     copies = shape.num_parameters * shape.compute_bytes if residual_bytes > shape.compute_bytes else 0
     layer = _layer_bytes(shape, residual_bytes)
@@ -81,8 +99,9 @@ def adapter_inputs(model: nn.Module) -> int:
 
 
 def _residual_bytes(shape: MemoryShape) -> int:
-    """Bytes an element of the residual stream: fp32 where the base's weights are, whatever autocast computes in."""
-    return 4 if shape.adapter_inputs == 0 or shape.frozen_bytes == 4 else shape.compute_bytes
+    """Bytes an element of the residual stream: fp32 where the embeddings are, whatever autocast computes in."""
+    embedding_bytes = shape.frozen_bytes if shape.adapter_inputs else shape.master_bytes
+    return _FLOAT32_BYTES if embedding_bytes == _FLOAT32_BYTES else shape.compute_bytes
 
 
 def _layer_bytes(shape: MemoryShape, residual_bytes: int) -> float:

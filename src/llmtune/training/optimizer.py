@@ -76,13 +76,23 @@ def update_weights(optimizer: Any, withheld: torch.Tensor, *, may_wait: bool = F
     if optimizer.defaults.get("fused"):
         optimizer.found_inf = withheld
         optimizer.step()
-    elif not may_wait and not isinstance(optimizer, Optimizer8bit):
+    elif not waits_for_device(optimizer, may_wait=may_wait):
         _update_masked(optimizer, withheld)
     elif bool(withheld):
         return []
     else:
         optimizer.step()
     return touched
+
+
+def waits_for_device(optimizer: Any, *, may_wait: bool) -> bool:
+    """Whether the host waits for the device in each update that `update_weights` makes.
+
+    Args:
+        optimizer: from `make_optimizer`.
+        may_wait: as given there.
+    """
+    return not optimizer.defaults.get("fused") and (may_wait or isinstance(optimizer, Optimizer8bit))
 
 
 def forget_withheld(optimizer: Any, touched: Sequence[Touched]) -> None:

@@ -9,12 +9,14 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from llmtune.data.plan import StepPlan
+from llmtune.data.collate import MicroBatch
+from llmtune.data.plan import MicroBatches, StepPlan
 from llmtune.data.token_table import TokenTable
 from llmtune.errors import TrainingFault
 from llmtune.methods.method import Method
 from llmtune.models.precision import Precision
 from llmtune.signals import ENDING
+from llmtune.training.end_of_work import EndOfWork, end_of_work
 from llmtune.training.schedule import ScheduleSettings
 from llmtune.training.splits import Splits
 
@@ -35,6 +37,14 @@ class LoopSettings:
     """What fills padded rows."""
 
 
+class Captured(Protocol):
+    """Forward and backward over a micro-batch, ready to be run; see `captured`."""
+
+    def run(self, batch: MicroBatch, divisor: int) -> torch.Tensor:
+        """This micro-batch's share of the step's loss, float64, its gradients added; the batch lies on the host."""
+        ...
+
+
 @dataclass
 class TrainParts:
     """What is trained, with what and on what."""
@@ -51,6 +61,8 @@ class TrainParts:
     """Loss scaler; only with fp16, see `make_scaler`."""
     splits: Splits = field(default_factory=Splits)
     """How micro-batches are cut where memory is short."""
+    captured: Captured | None = None
+    """The pass as a CUDA graph, for micro-batches that aren't cut; None where the host launches each kernel."""
 
     @cached_property
     def trainable(self) -> list[nn.Parameter]:
@@ -174,6 +186,8 @@ class UnreadStep:
     result: StepResult
     figures: torch.Tensor
     """Float64 [4] on the device: loss, gradient norm, 1 where fp16 overflowed, loss scale (1 without a scaler)."""
+    micro_batches: MicroBatches
+    """Rows of the table in each of this process's micro-batches."""
     shares: torch.Tensor
     """Each micro-batch's share of the loss, on the device."""
     touched: list[Touched]
@@ -206,6 +220,13 @@ class StepWatch:
         """How often processes were asked to stop by each of `ENDING`, summed over steps; see `stopping`."""
         self.stopped_by: Signals | None = None
         """The signal that ends the training after this step, in every process."""
+        self.end_of_work: EndOfWork | None = end_of_work(device)
+        """Where the last step's work for the device ends, but for its update; None where the host does it itself."""
+
+    def mark_work(self) -> None:
+        """Take note that the device has been given all of a step but its update."""
+        if self.end_of_work is not None:
+            self.end_of_work.mark()
 
 
 class Callback(Protocol):

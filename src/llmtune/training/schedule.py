@@ -22,12 +22,6 @@ class ScheduleSettings:
     """Cycles of `cosine_with_restarts`."""
 
 
-def count_steps(steps_per_epoch: int, num_epochs: int, max_steps: int | None) -> int:
-    """Steps of a run: whole epochs, at most `max_steps` unless it is None."""
-    steps = steps_per_epoch * num_epochs
-    return steps if max_steps is None else min(steps, max_steps)
-
-
 def warmup_steps_or_default(warmup_steps: int | None, total_steps: int) -> int:
     """Warm-up as typed, or a tenth of the run and at most 100 steps where it is None."""
     return min(100, total_steps // 10) if warmup_steps is None else warmup_steps

@@ -31,6 +31,7 @@ def composed(*overrides: str) -> Row:
     [
         (("method=full",), True, True),
         (("method=lora", "train.log_every_steps=3", "train.num_epochs=1", "train.micro_batch_size=8"), True, True),
+        (("method=lora", "train.batch_unit=tokens", "train.tokens_per_step=4096"), True, True),
         (("method=full", "train.weight_decay=0.1"), True, False),
         (("method=qlora", "method.learning_rate=1e-3"), False, False),
         (("method=lora", "method.rank=256"), True, False),

@@ -273,6 +273,30 @@ def test_a_key_of_the_sweep_may_change_the_steps(numbers, key) -> None:
     assert "weren't trained alike" in unfair(found)
 
 
+def test_steps_of_tokens_differ_by_seed_alone() -> None:
+    """The seed lays the examples, and now and then that takes a step more."""
+    of_seed = {
+        f"{method} {seed}": replace(STEPS, examples_per_step=None, total_steps=45 + seed, num_steps=45 + seed)
+        for method in GAINS
+        for seed in (1, 2, 3)
+    }
+    filled = {method: {"train.batch_unit": "tokens", "train.tokens_per_step": 4096} for method in GAINS}
+    assert compared(with_steps(sweep(GAINS), of_seed, **filled)).unfair == []
+    assert "had 46 steps" in unfair(with_steps(sweep(GAINS), of_seed)), "steps of examples don't"
+    of_seed["lora 2"] = replace(of_seed["lora 2"], total_steps=46)
+    told = "full (seed 2) had 47 steps and lora (seed 2) had 46, and no key"
+    assert told in unfair(with_steps(sweep(GAINS), of_seed, **filled))
+
+
+def test_a_sweep_may_vary_what_fills_a_step() -> None:
+    found = with_steps(sweep({"lora": 0.9}) + list(runs_of("lora", 0.9, name="other")), {})
+    fewer = replace(STEPS, examples_per_step=None, total_steps=20, num_steps=20)
+    for place in (3, 4, 5):
+        config = {**found[place].config, "train.batch_unit": "tokens", "train.tokens_per_step": 4096}
+        found[place] = replace(found[place], trained_on=fewer, config=config)
+    assert compared(found).unfair == []
+
+
 def test_more_data_or_epochs_are_no_reason_for_a_larger_step() -> None:
     found = with_steps(sweep({"lora": 0.9}) + list(runs_of("lora", 0.9, name="other")), {})
     for place in (3, 4, 5):

@@ -117,6 +117,13 @@ def test_a_run_is_read_whole(tmp_path) -> None:
     assert (found.cost.device, found.cost.num_devices) == ("H200", 2)
 
 
+def test_steps_of_tokens_have_no_number_of_examples(tmp_path) -> None:
+    choices = {name: value for name, value in MANIFEST["choices"].items() if name != "gradient_accumulation_steps"}
+    filled = {"train": {"batch_unit": "tokens", "tokens_per_step": 4096}}
+    found = read_result(make_run(tmp_path / "run", filled, {**MANIFEST, "choices": choices}))
+    assert found.trained_on == TrainedOn(examples_per_step=None, total_steps=9, num_steps=8, num_tokens=5000)
+
+
 STARTED = {"started_at": "2026-01-01T00:00:00+00:00", "mlflow_run_id": "5" * 32}
 
 

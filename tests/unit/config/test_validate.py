@@ -95,8 +95,29 @@ def test_infinite_values_are_refused() -> None:
             "train.early_stopping_patience=2: needs validation examples",
         ),
         ({"train": {"max_steps": 10, "warmup_steps": 10}}, "train.warmup_steps=10: must be below train.max_steps=10"),
+        (
+            {"train": {"batch_unit": "tokens"}},
+            "train.batch_unit=tokens: needs train.tokens_per_step; set it to data.max_seq_len=512 or more.",
+        ),
+        (
+            {"train": {"tokens_per_step": 4096}},
+            "train.tokens_per_step=4096: belongs to train.batch_unit=tokens; set that, or leave it out.",
+        ),
+        (
+            {"train": {"batch_unit": "tokens", "tokens_per_step": 511}},
+            "train.tokens_per_step=511: is below data.max_seq_len=512, so a long example would fit in no step",
+        ),
+        ({"train": {"batch_unit": "tokens", "tokens_per_step": 0}}, "train.tokens_per_step=0: should be greater than"),
         ({"hardware": {"kind": "cpu", "num_processes": 2}}, "hardware=cpu is one process"),
         ({"hardware": {"kind": "cpu"}, "train": {"precision": "fp16"}}, "train.precision=fp16: needs a GPU"),
+        (
+            {"train": {"master_dtype": "bf16", "precision": "fp32"}},
+            "train.master_dtype=bf16: needs bf16 products too, and train.precision is fp32; set train.precision=bf16",
+        ),
+        (
+            {"train": {"master_dtype": "bf16", "precision": "fp16"}},
+            "train.master_dtype=bf16: needs bf16 products too, and train.precision is fp16; set train.precision=bf16",
+        ),
         ({"export": {"formats": ["gguff"]}}, "export.formats: there is no format gguff. Did you mean gguf?"),
         ({"method": {"name": "full"}, "export": {"formats": ["adapter"]}}, "adapter can't be had from method=full"),
         ({"export": {"max_shard_size": "big"}}, "export.max_shard_size=big: write a size such as 5GB"),
@@ -107,6 +128,30 @@ def test_infinite_values_are_refused() -> None:
 )
 def test_impossible_combinations_are_refused(sections, problem) -> None:
     assert any(problem in found for found in problems_of(**sections))
+
+
+@pytest.mark.parametrize("precision", ["auto", "bf16"])
+def test_weights_may_train_in_bf16_beside_products_that_are(precision) -> None:
+    train = {"master_dtype": "bf16", "precision": precision}
+    assert to_run_config({"model": MODEL, "data": DATA, "train": train}).train.master_dtype == "bf16"
+
+
+def test_weights_that_were_trained_in_bf16_may_be_measured_in_another_precision() -> None:
+    content = {"model": MODEL, "data": DATA, "train": {"master_dtype": "bf16", "precision": "fp32"}}
+    to_run_config(content, begun=True)
+    to_run_config({**content, "source_run": "runs/earlier"})
+    with pytest.raises(ConfigError, match="needs bf16 products"):  # control
+        to_run_config(content)
+
+
+def test_steps_of_tokens_hold_the_longest_example() -> None:
+    config = to_run_config({"model": MODEL, "data": DATA, "train": {"batch_unit": "tokens", "tokens_per_step": 512}})
+    assert (config.train.batch_unit, config.train.tokens_per_step) == ("tokens", 512)
+
+
+def test_measuring_longer_examples_than_a_run_trained_on_is_allowed() -> None:
+    longer = {"data": {**DATA, "max_seq_len": 1024}, "train": {"batch_unit": "tokens", "tokens_per_step": 512}}
+    assert to_run_config({"model": MODEL, **longer}, begun=True).data.max_seq_len == 1024
 
 
 def test_several_impossible_combinations_come_together() -> None:

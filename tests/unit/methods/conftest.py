@@ -11,7 +11,7 @@ from torch import nn
 from llmtune.config.model import ModelConfig
 from llmtune.models.load import LoadSettings
 from llmtune.models.source import ModelSource, locate_model
-from llmtune.models.token_loss import token_losses
+from llmtune.models.token_loss import token_loss_sum
 from llmtune.models.tokenizer import load_tokenizer
 
 HOW = LoadSettings(torch.float32, torch.device("cpu"))
@@ -36,8 +36,10 @@ def mean_loss(source: ModelSource, examples_file: Path) -> Callable[[nn.Module],
     supervised = (predicted, row[0, predicted])
 
     def compute(model: nn.Module) -> torch.Tensor:
-        return token_losses(
+        total = token_loss_sum(
             model, input_ids=row, position_ids=positions, attention_mask=None, lengths=lengths, supervised=supervised
-        ).mean()
+        )
+        assert total is not None
+        return total / predicted.numel()
 
     return compute

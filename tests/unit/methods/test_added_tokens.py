@@ -17,7 +17,7 @@ from llmtune.models.load import LoadSettings
 from llmtune.models.precision import Precision
 from llmtune.models.quantization import keep_as_quantised
 from llmtune.models.source import locate_model
-from llmtune.models.token_loss import token_losses
+from llmtune.models.token_loss import token_loss_sum, token_losses
 from llmtune.models.tokenizer import Adaptation, load_vocabulary
 
 pytestmark = pytest.mark.fast
@@ -65,16 +65,18 @@ def build(config, adapted, tokenizer=None, how=HOW):
     return method, method.make_trainable(method.load(source, how), 1, source.vocabulary.new_ids)
 
 
+POSITIONS = torch.arange(ROW.shape[1])
+INPUTS = {
+    "input_ids": ROW,
+    "position_ids": POSITIONS[None],
+    "attention_mask": None,
+    "lengths": (ROW.shape[1],),
+    "supervised": (POSITIONS[1:], ROW[0, 1:]),
+}
+
+
 def losses(model):
-    positions = torch.arange(ROW.shape[1])
-    return token_losses(
-        model,
-        input_ids=ROW,
-        position_ids=positions[None],
-        attention_mask=None,
-        lengths=(ROW.shape[1],),
-        supervised=(positions[1:], ROW[0, 1:]),
-    )
+    return token_losses(model, **INPUTS)
 
 
 def train(model, steps=3):
@@ -82,7 +84,7 @@ def train(model, steps=3):
     model.train()
     found = []
     for _ in range(steps):
-        loss = losses(model).mean()
+        loss = token_loss_sum(model, **INPUTS) / len(POSITIONS[1:])
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

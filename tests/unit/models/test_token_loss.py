@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from llmtune.models.token_loss import token_losses
+from llmtune.models.token_loss import token_loss_sum, token_losses
 
 
 class Recorder(nn.Module):
@@ -35,6 +35,11 @@ def test_only_predicting_positions_are_projected():
     likely = torch.tensor(2.0).exp() / (torch.tensor(2.0).exp() + 3)
     unlikely = 1 / (torch.tensor(2.0).exp() + 3)
     torch.testing.assert_close(losses, torch.stack([-likely.log(), -unlikely.log()]))
+    total = token_loss_sum(
+        model, input_ids=ids, position_ids=positions, attention_mask=None, lengths=(5,), supervised=supervised
+    )
+    assert total.dtype == torch.float64
+    assert float(total) == pytest.approx(float(-likely.log() - unlikely.log()), rel=1e-6)
 
 
 @pytest.mark.fast
@@ -58,13 +63,17 @@ def test_nothing_supervised_is_empty_and_asks_nothing_of_the_model():
     model = Recorder()
     ids = torch.ones(1, 3, dtype=torch.int64)
     nothing = torch.zeros(0, dtype=torch.int64)
-    losses = token_losses(
-        model,
-        input_ids=ids,
-        position_ids=torch.arange(3)[None],
-        attention_mask=None,
-        lengths=(3,),
-        supervised=(nothing, nothing),
+    losses, total = (
+        compute(
+            model,
+            input_ids=ids,
+            position_ids=torch.arange(3)[None],
+            attention_mask=None,
+            lengths=(3,),
+            supervised=(nothing, nothing),
+        )
+        for compute in (token_losses, token_loss_sum)
     )
     assert losses.shape == (0,)
+    assert total is None
     assert not hasattr(model, "called")

@@ -173,6 +173,13 @@ def test_packed_micro_batches_that_fewer_would_do(tokens: list[int], num_steps: 
     assert all("59 % full: a larger train.micro_batch_size" in line for line in said)
 
 
+def test_micro_batches_of_steps_of_tokens_need_no_other_accumulation() -> None:
+    (said,) = advice(PackingFill([300, 300], 512, 1, filled_with_tokens=True))
+    assert said == (
+        "packed micro-batches are 59 % full: a larger train.micro_batch_size makes the same steps of fewer, fuller ones"
+    )
+
+
 def outliers(**counts: int) -> dict[str, Any]:
     return {kind: {"count": count, "listed": ["a:1: odd"] * count} for kind, count in counts.items()}
 

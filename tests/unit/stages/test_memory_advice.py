@@ -80,6 +80,14 @@ def test_a_smaller_micro_batch_keeps_the_examples_of_a_step(size, accumulation, 
 
 
 @pytest.mark.fast
+def test_steps_of_tokens_stay_the_same_without_more_accumulation():
+    train = TrainConfig(micro_batch_size=4, batch_unit="tokens", tokens_per_step=4096)
+    typed = [str(cure) for cure in cheap_cures("train", _config(train=train), replace(CPU, num_processes=2))]
+    assert typed[0] == "train.micro_batch_size=2  (the same steps; goes down to 1)"
+    assert "hardware=cpu  (the same steps in one process)" in typed
+
+
+@pytest.mark.fast
 def test_room_that_no_example_fills_goes_first_where_examples_are_packed():
     short = replace(GPU, example_tokens=[20, 120])
     assert "data.max_seq_len=120  (smaller micro-batches; no example is longer)" in _lines("train", short)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+from llmtune.config.train import TrainConfig
 from llmtune.data.encoding.example import TokenizedExample
 from llmtune.data.preparing.prepared import PreparedData
 from llmtune.data.token_table import TokenTable, TokenTableWriter, token_batch, write_order
@@ -57,7 +58,7 @@ def of_lengths(*lengths: int) -> list[tuple[str, list[int], int]]:
 def context(**train: Any) -> Any:
     """As far as a plan of steps needs one."""
     sizes = {"micro_batch_size": 2, "gradient_accumulation_steps": 1} | train
-    config = SimpleNamespace(seed=0, train=SimpleNamespace(**sizes), data=SimpleNamespace(max_seq_len=10))
+    config = SimpleNamespace(seed=0, train=TrainConfig(**sizes), data=SimpleNamespace(max_seq_len=10))
     return SimpleNamespace(config=config, manifest=SimpleNamespace(section=lambda name: {}))
 
 
@@ -70,6 +71,8 @@ def context(**train: Any) -> Any:
         ([8] * 8, {"gradient_accumulation_steps": 2}, [16] * 4, 2, 16 / 20),
         # 4 of 5 tokens fill a micro-batch to the brim; the last step has one example
         ([5] * 9, {"gradient_accumulation_steps": 2}, [20, 20, 5], 3, 45 / 60),
+        # a step of 40 tokens is two micro-batches, the last one has one example
+        ([5] * 9, {"batch_unit": "tokens", "tokens_per_step": 40}, [20, 20, 5], 2, 45 / 60),
         # longer than half the room: one each
         ([7] * 3, {"micro_batch_size": 1, "gradient_accumulation_steps": 3}, [7] * 3, 1, 7 / 10),
     ],
@@ -80,6 +83,7 @@ def test_fill_of_packed_micro_batches(tmp_path, lengths, sizes, num_tokens, step
     assert fill.micro_batch_tokens == 10 * sizes.get("micro_batch_size", 2)
     assert fill.num_steps == steps
     assert fill.mean == pytest.approx(mean)
+    assert fill.filled_with_tokens == ("tokens_per_step" in sizes)
 
 
 def test_fill_is_told_of_the_first_steps_of_much_data(tmp_path, monkeypatch):

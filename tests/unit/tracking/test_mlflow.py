@@ -7,6 +7,7 @@ from llmtune.runs.layout import RunFolder
 from llmtune.runs.status import RunStatusFile
 from llmtune.tracking.client import MlflowClient
 from llmtune.tracking.dead_runs import mark_dead_runs
+from llmtune.tracking.entry_queue import QueueSettings
 from llmtune.tracking.mlflow import MlflowTracker, TrackedRun
 
 
@@ -133,6 +134,8 @@ def test_what_mlflow_refuses_does_not_block_the_rest(uri, tmp_path, warnings):
 
 def test_system_metrics_stop_at_once_and_bear_their_name(uri, tmp_path, warnings, monkeypatch):
     monkeypatch.setattr("llmtune.tracking.system_metrics._SAMPLING_SECONDS", 0.2)
+    quick = QueueSettings(linger_seconds=0.1)
+    monkeypatch.setattr("llmtune.tracking.entry_queue.QueueSettings", lambda: quick)
     run = TrackedRun(experiment="tries", name="watched")
     tracker = MlflowTracker(uri, run, tmp_path, system_metrics=True)
     tracker.log_metrics({"train/loss": 1.0}, 1)

@@ -5,10 +5,11 @@ import random
 from dataclasses import replace
 
 import pytest
+import torch
 
 from llmtune.config.method import FullConfig, LoraConfig, MethodConfig, QloraConfig
 from llmtune.config.train import TrainConfig
-from llmtune.training.advice import AskedFor, advice, compared_with_base, few_updates, unusual_rate
+from llmtune.training.advice import AskedFor, advice, compared_with_base, few_updates, rounded_updates, unusual_rate
 
 pytestmark = pytest.mark.fast
 
@@ -149,6 +150,35 @@ def test_few_updates_name_what_makes_them_more(asked, cures):
     assert sentence == f"Only {made}, too few to judge by (below 30). Try {cures}."
 
 
+@pytest.mark.parametrize(
+    ("asked", "cures"),
+    [
+        # 16 full steps of 18: as many tokens make 30 of 8,738
+        (
+            _asked(18, epochs=2, batch_unit="tokens", tokens_per_step=16_384),
+            "train.tokens_per_step=8738, train.num_epochs=4 or more examples",
+        ),
+        # down to the longest example it isn't enough
+        (
+            replace(_asked(18, epochs=2, batch_unit="tokens", tokens_per_step=16_384), max_seq_len=12_000),
+            "train.num_epochs=4 or more examples",
+        ),
+        # nor can it be had otherwise
+        (
+            replace(_asked(2, epochs=2, batch_unit="tokens", tokens_per_step=16_384), max_seq_len=2048),
+            "train.tokens_per_step=2048 or more examples",
+        ),
+    ],
+)
+def test_few_updates_of_steps_of_tokens_name_smaller_ones(asked, cures):
+    assert few_updates(asked)[0].endswith(f"(below 30). Try {cures}.")
+
+
+def test_epochs_of_fewer_steps_than_the_first_are_no_limit_on_steps():
+    asked = replace(_asked(18, epochs=2, batch_unit="tokens", tokens_per_step=100), total_steps=17)
+    assert "max_steps" not in few_updates(asked)[0]
+
+
 def test_few_updates_that_were_asked_for_name_the_limit():
     asked = replace(_asked(100, epochs=1, max_steps=3), total_steps=3)
     assert few_updates(asked)[0].endswith("Try train.max_steps=30.")
@@ -175,6 +205,16 @@ def test_a_rate_far_from_the_usual_is_noted(method, rate, optimizer, effect):
     sentences = unusual_rate(_asked(method=method, learning_rate=rate, optimizer=optimizer))
     assert (effect is None) == (not sentences)
     assert all(effect in sentence and f"train.learning_rate={rate:g}" in sentence for sentence in sentences)
+
+
+def test_weights_that_are_too_coarse_for_small_updates_are_warned_of():
+    assert rounded_updates(TrainConfig()) == []
+    (sentence,) = rounded_updates(TrainConfig(master_dtype="bf16"))
+    assert sentence.startswith("train.master_dtype=bf16: is for measuring beside tools that train in bf16; ")
+    assert "rounded away, which most are at a rate of 2e-5" in sentence
+    weights = torch.linspace(1.0, 2.0, 1000).bfloat16().double()
+    assert torch.equal((weights * (1 + 1 / 513)).bfloat16().double(), weights)
+    assert ((weights * (1 + 1 / 255)).bfloat16() > weights).all()
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from llmtune.training.checkpoint import (
     save_checkpoint,
 )
 from llmtune.training.loop import train_step
-from llmtune.training.memory import OPTIMIZER_BYTES
+from llmtune.training.memory import optimizer_bytes
 from llmtune.training.parts import TrainState
 from llmtune.training.scaler import make_scaler
 from llmtune.training.snapshot import num_bytes, take_snapshot
@@ -278,10 +278,12 @@ def test_the_index_lists_every_file_but_itself(parts, tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_the_size_of_a_checkpoint_is_known_before_the_first_step(make_parts, optimizer):
+def test_the_size_of_a_checkpoint_is_known_before_the_first_step(make_parts, optimizer, dtype):
     parts = make_parts(optimizer=optimizer)
-    before = num_bytes(parts, OPTIMIZER_BYTES[optimizer])
+    parts.model.to(dtype)
+    before = num_bytes(parts, optimizer_bytes(optimizer, dtype))
     train_step(parts, TrainState())
     assert before == pytest.approx(num_bytes(parts), abs=4 * len(parts.trainable))
     assert num_bytes(parts) < sum(tensor.nbytes for tensor in parts.trainable) * 3.2

@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from llmtune.training.memory import OPTIMIZER_BYTES, MemoryShape, adapter_inputs, device_memory_gib, estimate_memory
+from llmtune.training.memory import MemoryShape, adapter_inputs, device_memory_gib, estimate_memory, optimizer_bytes
+from llmtune.training.optimizer import make_optimizer
 
 pytestmark = pytest.mark.fast
 
 SHAPE = MemoryShape(
-    num_parameters=1000, num_trainable=100, frozen_bytes=2, optimizer_bytes=OPTIMIZER_BYTES["adamw"], compute_bytes=2,
+    num_parameters=1000, num_trainable=100, frozen_bytes=2, optimizer_bytes=8, compute_bytes=2,
     hidden_size=8, intermediate_size=20, num_layers=3, vocab_size=50, adapter_inputs=3 * (6 * 8 + 20),
 )  # fmt: skip
 SMOLLM2 = MemoryShape(
@@ -62,6 +63,28 @@ def test_full_fine_tuning_keeps_the_inputs_of_weights_instead_of_adapters():
     full = replace(SHAPE, num_trainable=1000, adapter_inputs=0, compute_bytes=4)
     layer = 2 * 2 * 8 * 4 + (4 * 8 + 3 * 20) * 4 + (3 * 8 + 20) * 4
     assert estimate_memory(full, 10) == pytest.approx((1000 * 16 + 10 * (3 * layer + 50 * 12)) / 2**30)
+
+
+def test_weights_that_train_in_bf16_take_half_as_much_and_need_no_copies():
+    fp32 = replace(SHAPE, num_trainable=1000, adapter_inputs=0)
+    bf16 = replace(fp32, master_bytes=2, optimizer_bytes=optimizer_bytes("adamw", torch.bfloat16))
+    layer = 2 * 2 * 8 * 2 + (4 * 8 + 3 * 20) * 2 + (3 * 8 + 20) * 2
+    assert estimate_memory(bf16, 10) == pytest.approx((1000 * 8 + 10 * (3 * layer + 50 * 12)) / 2**30)
+    more = estimate_memory(fp32, 10) - estimate_memory(bf16, 10)
+    assert more == pytest.approx((1000 * (8 + 2) + 10 * 3 * 2 * 2 * 8 * 2) / 2**30)
+
+
+@pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor", "lion", "sgd"])
+def test_the_state_of_an_optimizer_is_as_large_as_said(name, dtype):
+    layer = nn.Linear(256, 256, bias=False).to(dtype)
+    optimizer = make_optimizer(layer, name, 0.1, 0.0)
+    layer.weight.grad = torch.ones_like(layer.weight)
+    optimizer.step()
+    tensors = [value for value in optimizer.state[layer.weight].values() if isinstance(value, torch.Tensor)]
+    found = sum(tensor.nbytes for tensor in tensors if tensor.numel() >= 256) / layer.weight.numel()
+    assert found == pytest.approx(optimizer_bytes(name, dtype), abs=0.1)
 
 
 def test_adapter_inputs_are_the_widths_that_adapters_read():

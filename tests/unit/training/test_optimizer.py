@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from llmtune.errors import RunError
-from llmtune.training.optimizer import make_optimizer
+from llmtune.training.optimizer import make_optimizer, update_weights
 from llmtune.training.optimizer_state import optimizer_state, restore_optimizer, save_optimizer
 
 pytestmark = [pytest.mark.fast, pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")]
@@ -28,7 +28,7 @@ def _step(model, optimizer, seed):
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         if parameter.requires_grad:
-            parameter.grad = torch.randn(parameter.shape, generator=generator)
+            parameter.grad = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
     optimizer.step()
 
 
@@ -64,9 +64,11 @@ def test_adafactor_moves_a_matrix_that_starts_at_zero_by_about_the_rate(model):
     assert root_mean_square == pytest.approx(0.01, rel=0.2)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("with_state", [True, False])
-def test_a_restored_state_goes_on_bit_for_bit(model, name, with_state, tmp_path):
+def test_a_restored_state_goes_on_bit_for_bit(model, name, with_state, dtype, tmp_path):
+    model.to(dtype)
     optimizer = make_optimizer(model, name, 0.01, 0.1)
     for seed in range(3):
         _step(model, optimizer, seed)
@@ -80,6 +82,26 @@ def test_a_restored_state_goes_on_bit_for_bit(model, name, with_state, tmp_path)
         _step(resumed, other, seed)
     same = all(torch.equal(a, b) for a, b in zip(model.parameters(), resumed.parameters(), strict=True))
     assert same is with_state
+
+
+@pytest.mark.parametrize("withheld", [1.0, 0.0])
+@pytest.mark.parametrize("name", NAMES)
+def test_an_update_that_is_withheld_reaches_no_weight_in_bf16(model, name, withheld):
+    model.to(torch.bfloat16)
+    optimizer = make_optimizer(model, name, 0.01, 0.1)
+    for seed in range(3):
+        _step(model, optimizer, seed)
+    before = [tensor.clone() for tensor in (*model.parameters(), *_tensors_of(optimizer))]
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, float("nan")) if parameter.requires_grad else None
+    update_weights(optimizer, torch.tensor(withheld))
+    after = [*model.parameters(), *_tensors_of(optimizer)]
+    unchanged = all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    assert unchanged is bool(withheld)
+
+
+def _tensors_of(optimizer):
+    return [value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
 
 
 def test_another_optimizers_state_is_refused(model, tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmtune.training.schedule import ScheduleSettings, count_steps, learning_rate, warmup_steps_or_default
+from llmtune.training.schedule import ScheduleSettings, learning_rate, warmup_steps_or_default
 
 pytestmark = pytest.mark.fast
 
@@ -48,8 +48,3 @@ def test_a_run_shorter_than_its_warmup_only_rises():
 )
 def test_warmup_is_a_tenth_at_most_100_unless_typed(typed, total, expected):
     assert warmup_steps_or_default(typed, total) == expected
-
-
-@pytest.mark.parametrize(("max_steps", "expected"), [(None, 21), (10, 10), (100, 21)])
-def test_steps_are_whole_epochs_up_to_the_limit(max_steps, expected):
-    assert count_steps(steps_per_epoch=7, num_epochs=3, max_steps=max_steps) == expected

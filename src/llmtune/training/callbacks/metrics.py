@@ -60,7 +60,7 @@ class MetricsCallback:
                 "train/loss": figures.loss,
                 "train/learning_rate": result.learning_rate,
                 "train/grad_norm": figures.grad_norm,
-                "train/epoch": result.number / parts.plan.steps_per_epoch,
+                "train/epoch": parts.plan.epochs_done(result.number),
                 "train/num_tokens": float(num_tokens),
             }
             if speed is not None:
