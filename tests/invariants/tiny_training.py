@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from llmtune.data.plan import PlanSettings, StepPlan
 from llmtune.distributed import rank
 from llmtune.evaluation.perplexity import LossSettings, evaluate_loss
 from llmtune.methods.registry import make_method
-from llmtune.models.attention import VARLEN, set_attention
+from llmtune.models.attention import VARLEN, VARLEN_KERNEL, set_attention
 from llmtune.models.decoding import choose_decoder
 from llmtune.models.load import LoadSettings
 from llmtune.models.precision import Precision
@@ -99,6 +99,7 @@ class Setup:
     """Where a loss scaler begins, with gradients that overflow where fp16 does; None is none of both."""
     master_dtype: torch.dtype = torch.float32
     """Of what trains; with bf16, products are in bf16 too."""
+    precision: Literal["bf16", "fp32"] = "fp32"
     own_decoder: bool = False
     """Whether packed rows take the model's own forward pass, and not llmtune's decoder where that can be."""
     device: str = "cpu"
@@ -107,13 +108,15 @@ class Setup:
 def make_parts(model_folder: Path, setup: Setup) -> TrainParts:
     """Everything that `train` needs."""
     device = torch.device(setup.device)
-    precision = Precision("bf16" if setup.master_dtype == torch.bfloat16 else "fp32", device.type, "for the test")
+    name = "bf16" if setup.master_dtype == torch.bfloat16 else setup.precision
+    precision = Precision(name, device.type, "for the test")
     source = locate_model(ModelConfig(name="tiny", source="folder", path=str(model_folder)), Path("unused"))
     method = make_method(setup.method, master_dtype=setup.master_dtype)
     base = method.load(source, LoadSettings(compute_dtype=precision.compute_dtype, device=device))
     model = method.make_trainable(base, setup.seed)
     if setup.packed:
-        set_attention(model, VARLEN)
+        has_kernel = device.type == "cuda" and precision.name == "bf16"
+        set_attention(model, VARLEN_KERNEL if has_kernel else VARLEN)
         choose_decoder(model, "transformers" if setup.own_decoder else "auto", precision, packed=True)
     table = Examples(setup.num_examples)
     plan_settings = PlanSettings(

@@ -122,7 +122,9 @@ def test_each_attention_kernel_gives_the_same_within_bf16(lengths: tuple[int, ..
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_it_is_chosen_on_a_gpu(precision: Any) -> None:
-    model = adapted(tiny("Llama", hidden_size=256, intermediate_size=512, head_dim=64), filled=False).cuda()
+    model = adapted(
+        tiny("Llama", hidden_size=512, intermediate_size=1024, head_dim=64, initializer_range=0.02), filled=False
+    ).cuda()
     set_attention(model, VARLEN_KERNEL if precision == "bf16" else VARLEN)
     choice = choose_decoder(model, "auto", Precision(precision, "cuda", "test"), packed=True)
     assert choice.name == FAST, choice.reason

@@ -31,6 +31,18 @@ def test_bf16_takes_torchs_kernel_for_packed_rows(workplace) -> None:
     assert (choices["precision"], choices["attention"]) == ("bf16", VARLEN_KERNEL)
 
 
+@pytest.mark.parametrize("method", ["lora", "qlora", "full"])
+def test_weights_that_train_in_bf16_learn_too(workplace, method) -> None:
+    if torch.cuda.get_device_capability() < (8, 0):
+        pytest.skip("needs a GPU with native bf16")
+    rate = "train.learning_rate=1e-3" if method == "full" else "train.learning_rate=5e-3"
+    words = [f"method={method}", "train.master_dtype=bf16", rate, "train.num_epochs=3"]
+    assert workplace.train("train", "evaluate", *words, *QUICK) == 0
+    evaluated, choices = workplace.manifest.stage("evaluate"), workplace.manifest.section("choices")
+    assert evaluated["loss"] < evaluated["base_loss"] - 0.05
+    assert (choices["precision"], choices["attention"]) == ("bf16", VARLEN_KERNEL)
+
+
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
 def test_the_other_precisions_learn_the_same(workplace, precision) -> None:
     words = ["train", "method=lora", "method.dropout=0.0", "train.learning_rate=5e-3", *QUICK]

@@ -15,6 +15,7 @@ import torch
 
 from llmtune.data.collate import MicroBatch
 from llmtune.distributed import rank
+from llmtune.models.attention import VARLEN_KERNEL, attention_of
 from llmtune.models.chunked_loss import OutputHead, chunked_cross_entropy_sum, output_head
 from llmtune.models.fast.decoder import decoder_of
 from llmtune.training.ahead import collated
@@ -65,6 +66,8 @@ def choose_capture(parts: TrainParts, wanted: Literal["auto"] | bool, *, begun: 
     wanted = wanted if begun is None else begun
     if not wanted:
         return CaptureChoice(False, "asked for by train.compile" if begun is None else "as the run began")
+    if wanted == "auto" and torch.are_deterministic_algorithms_enabled():
+        return CaptureChoice(False, "what is worth its while is told by the clock, and train.deterministic=true")
     fault = _what_hinders(parts)
     if fault is not None:
         return CaptureChoice(False, fault)
@@ -186,6 +189,8 @@ def _what_hinders(parts: TrainParts) -> str | None:
         return "there is no GPU"
     if decoder is None or not parts.settings.packed:
         return "llmtune's own decoder isn't used"
+    if attention_of(parts.model) != VARLEN_KERNEL:
+        return f"{attention_of(parts.model)} asks where examples end"
     if parts.scaler is not None:
         return "the loss scale changes from step to step"
     if decoder.recompute == "blocks" and decoder.drops:
