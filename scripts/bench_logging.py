@@ -205,6 +205,8 @@ def main() -> None:
     parser.add_argument("--work", choices=("sleep", "compute"), default="sleep")
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
+    if arguments.work == "sleep":
+        torch.set_num_threads(1)  # the little that is computed is no work for several
     names, means = list(VARIANTS), {name: [] for name in VARIANTS}
     spent: dict[str, list[tuple[float, float]]] = {name: [] for name in VARIANTS}
     for number in range(arguments.rounds):

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from llmtune.models.attention import underlying_model
+from llmtune.models.fast.decoder import decoder_of
 
 
 class ShortMemory:
@@ -47,4 +48,7 @@ def _fail(gradient: torch.Tensor) -> None:
 
 
 def _recomputes(model: torch.nn.Module) -> bool:
+    decoder = decoder_of(model)
+    if decoder is not None:
+        return decoder.recompute == "blocks"
     return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())

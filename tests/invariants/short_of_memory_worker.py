@@ -51,12 +51,12 @@ def agreeing(model_folder: Path, meeting: Path) -> None:
     setup = Setup(LORA, 8, 1, num_processes=2, num_examples=64)
     parts = make_parts(model_folder, setup)
     ShortMemory(parts.model, (None, 80)[rank()])
-    fit_memory(parts, 0.0, recomputing=False)
+    fit_memory(parts, 0.0, None)
     told = [f"fits in {parts.splits.all[0].pieces}"]
     parts = make_parts(model_folder, replace(setup, seed=2))
     ShortMemory(parts.model, (None, 3)[rank()])
     try:
-        fit_memory(parts, 0.0, recomputing=False)
+        fit_memory(parts, 0.0, None)
     except ExampleTooLarge as error:
         assert (error.__cause__ is None) == (rank() == 0)
         told.append("too large everywhere")

@@ -184,10 +184,10 @@ def test_another_error_and_one_inside_the_update_are_not_repeated(tiny_llama, mo
     assert parts.splits.all == (Split(1, 1),)
 
 
-def _fit(model_folder, setup, limit, *, recomputing=None, already=False):
+def _fit(model_folder, setup, limit, *, recomputing=None, already=None):
     parts = make_parts(model_folder, setup)
     memory = ShortMemory(parts.model, limit, recomputing=recomputing)
-    on = fit_memory(parts, 1e6, recomputing=already)
+    on = fit_memory(parts, 1e6, already)
     return parts.splits.all, on, memory, parts
 
 
@@ -195,11 +195,11 @@ def _fit(model_folder, setup, limit, *, recomputing=None, already=False):
 def test_the_largest_micro_batch_of_the_whole_plan_is_tried_and_cut_until_it_fits(tiny_llama, packed):
     setup = replace(WIDE, packed=packed, num_examples=40)
     splits, on, memory, parts = _fit(tiny_llama, setup, None)
-    assert (splits, on) == ((Split(1, 1),), False)
+    assert (splits, on) == ((Split(1, 1),), None)
     largest, longest, sizes = memory.passes[-1], int(parts.table.num_tokens.max()), []
     for limit in (longest, 60, largest - 1):
         (split,), on, memory, parts = _fit(tiny_llama, setup, limit)
-        assert not on and split.from_step == 1
+        assert on is None and split.from_step == 1
         sizes.append(split.pieces)
         memory.passes.clear()
         train(parts, TrainState(), [])
@@ -211,9 +211,9 @@ def test_the_largest_micro_batch_of_the_whole_plan_is_tried_and_cut_until_it_fit
 def test_activation_checkpointing_comes_after_single_examples_and_then_the_error(tiny_llama):
     setup = replace(WIDE, num_examples=40)
     splits, on, memory, parts = _fit(tiny_llama, setup, 39, recomputing=100)
-    assert on and memory.passes[-1] <= 100 and splits == (Split(1, 2),)
+    assert on == "blocks" and memory.passes[-1] <= 100 and splits == (Split(1, 2),)
     assert weights_digest(parts.model) == weights_digest(make_parts(tiny_llama, setup).model)
-    for limits in ({"recomputing": 39}, {"already": True}):
+    for limits in ({"recomputing": 39}, {"already": "blocks"}):
         with pytest.raises(ExampleTooLarge) as error:
             _fit(tiny_llama, setup, 39, **limits)
         assert error.value.recomputing
@@ -238,7 +238,7 @@ def test_what_is_tried_leaves_no_trace(tiny_model, training):
     assert choose_loss(parts.model).name == CHUNKED
     assert _traces(parts) == before
     ShortMemory(parts.model, 60)
-    fit_memory(parts, 1e6, recomputing=False)
+    fit_memory(parts, 1e6, None)
     assert parts.splits.all[0].pieces > 1
     assert _traces(parts) == before
 
@@ -248,7 +248,7 @@ def test_control_random_numbers_that_were_drawn_show(tiny_llama, monkeypatch):
     parts = make_parts(tiny_llama, DROPPING)
     before = _traces(parts)
     monkeypatch.setattr(torch.random, "fork_rng", lambda devices: nullcontext())
-    fit_memory(parts, 0.0, recomputing=False)
+    fit_memory(parts, 0.0, None)
     assert _traces(parts)[0] != before[0]
     assert _traces(parts)[1:] == before[1:]
 
@@ -258,7 +258,7 @@ def test_control_gradients_that_were_left_show(tiny_llama, monkeypatch):
     parts = make_parts(tiny_llama, DROPPING)
     before = _traces(parts)
     monkeypatch.setattr(fitting, "release", lambda parts: None)
-    fit_memory(parts, 0.0, recomputing=False)
+    fit_memory(parts, 0.0, None)
     assert _traces(parts)[1] != before[1]
 
 
@@ -266,7 +266,7 @@ def test_control_gradients_that_were_left_show(tiny_llama, monkeypatch):
 def test_a_run_does_not_depend_on_whether_memory_was_tried(tiny_llama, tmp_path):
     untried = train_to_the_end(make_parts(tiny_llama, DROPPING), TrainState(), tmp_path / "untried")
     parts = make_parts(tiny_llama, DROPPING)
-    fit_memory(parts, 1e6, recomputing=False)
+    fit_memory(parts, 1e6, None)
     parts.table.taken.clear()
     assert train_to_the_end(parts, TrainState(), tmp_path / "tried") == untried
 

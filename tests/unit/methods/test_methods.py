@@ -6,8 +6,9 @@ from transformers import AutoModelForCausalLM
 
 from llmtune.config.method import FullConfig, LoraConfig, QloraConfig
 from llmtune.errors import ConfigError, ModelError
-from llmtune.methods.method import enable_activation_checkpointing, trainable_parameters
+from llmtune.methods.method import trainable_parameters
 from llmtune.methods.registry import make_method
+from llmtune.models.decoding import recompute_activations
 from llmtune.models.load import LoadSettings
 
 HOW = LoadSettings(torch.float32, torch.device("cpu"))
@@ -191,7 +192,7 @@ def test_activation_checkpointing_gives_the_same_gradients(config, source, mean_
     def gradients(checkpointing):
         _, model = build(config, source)
         if checkpointing:
-            enable_activation_checkpointing(model)
+            recompute_activations(model, "blocks")
         model.train()
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
