@@ -133,9 +133,12 @@ class _Attention:
         self._training = training
 
     def __call__(self, layer: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        query, key, value = (states.transpose(0, 1)[None] for states in (query, key, value))
         out, _ = self._function(
             layer,
-            *(states.transpose(0, 1)[None] for states in (query, key, value)),
+            query,
+            key,
+            value,
             None,
             scaling=layer.scaling,
             dropout=layer.attention_dropout if self._training else 0.0,
