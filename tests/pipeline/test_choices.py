@@ -10,6 +10,7 @@ import torch
 from llmtune.errors import RunError
 from llmtune.models import precision
 from llmtune.models.attention import VARLEN, VARLEN_KERNEL, attention_of
+from llmtune.models.fast.decoder import decoder_of
 from llmtune.models.token_loss import CHUNKED, WHOLE, choose_loss
 from llmtune.runs.layout import RunFolder
 from llmtune.runs.metrics_log import MetricsLog
@@ -31,9 +32,11 @@ EVERY_CHOICE = {
     "attention": VARLEN,
     "packed": True,
     "loss": CHUNKED,
+    "decoder": "llmtune",
     "compile": False,
     "activation_checkpointing": False,
     "activation_checkpointing_reason": None,
+    "recomputed": None,
     "micro_batch_split": [{"from_step": 1, "pieces": 1}],
     "micro_batch_size": 4,
     "gradient_accumulation_steps": 2,
@@ -240,7 +243,7 @@ def test_a_run_goes_on_with_its_loss(begin, recorded, name):
 )
 def test_a_run_goes_on_with_its_attention(begin, recorded, packed):
     begun = begin()
-    begun.edit(attention=recorded, packed=packed)
+    begun.edit(attention=recorded, packed=packed, decoder="llmtune" if packed else "transformers")
     begun.again()
     assert attention_of(begun.parts.model) == recorded
     assert begun.parts.settings.packed == packed
@@ -256,7 +259,8 @@ def test_a_run_goes_on_with_what_was_done_about_short_memory(begin, capsys):
     capsys.readouterr()
     begun.again()
     assert [begun.parts.splits.pieces(number) for number in (1, 4, 5)] == [2, 2, 4]
-    assert any(getattr(module, "gradient_checkpointing", False) for module in begun.parts.model.modules())
+    decoder = decoder_of(begun.parts.model)
+    assert decoder is not None and decoder.recompute == "blocks"
     shown = " ".join(capsys.readouterr().out.split())
     assert "cut into 4 pieces from step 5 on" in shown and "computed again in the backward pass (a single" in shown
     begun.forget("micro_batch_split")
@@ -274,7 +278,6 @@ def test_a_run_goes_on_with_what_was_done_about_short_memory(begin, capsys):
         ({"attention": "nothing", "packed": False}, "attention: the run began with 'nothing' on padded rows, and here"),
         ({"loss": "by guessing"}, "loss: the run began with 'by guessing', and here"),
         ({"precision": "fp16"}, "precision: the run began with fp16, and here it would be fp32"),
-        ({"compile": True}, "the run began with compile True (here False)"),
         ({"total_steps": 99}, "the run began with total_steps 99 (here 8)"),
     ],
 )
