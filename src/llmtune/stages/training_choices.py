@@ -223,7 +223,7 @@ def _recomputing(context: RunContext) -> Recomputation | None:
     begun = context.manifest.section("choices")
     if begun.get("activation_checkpointing"):
         reason = begun.get("activation_checkpointing_reason", _AS_BEGUN)
-        return Recomputation(begun.get("recomputed", "blocks"), reason)
+        return Recomputation(begun.get("recomputed") or "blocks", reason)
     if context.config.train.activation_checkpointing:
         return Recomputation("blocks", "asked for by train.activation_checkpointing")
     return None
