@@ -21,8 +21,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-import numpy as np
 import torch
+from random_tokens import RandomTokens
 from torch import nn
 
 from llmtune.data.plan import PlanSettings, StepPlan
@@ -44,26 +44,6 @@ VARIANTS: dict[str, int | None] = {"none": None, "every 10 steps": 10, "every st
 BAR = 0.01
 FIRST_STEPS = 5
 _EXAMPLES, _TOKENS, _VOCABULARY = 64, 32, 64
-
-
-class Tokens:
-    """Random examples of one length; stands for a TokenTable."""
-
-    def __init__(self) -> None:
-        self._ids = np.random.default_rng(0).integers(0, _VOCABULARY, (_EXAMPLES, _TOKENS)).astype(np.int32)
-        self.num_tokens = np.full(_EXAMPLES, _TOKENS, dtype=np.int64)
-        self.num_supervised_tokens = self.num_tokens - 1
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def input_ids(self, index: int) -> np.ndarray:
-        """An example's tokens."""
-        return self._ids[index]
-
-    def labels(self, index: int) -> np.ndarray:
-        """The same: every token is supervised."""
-        return self._ids[index]
 
 
 class Slow(nn.Module):
@@ -127,7 +107,7 @@ class Clock:
 def make_parts(arguments: argparse.Namespace) -> TrainParts:
     """What the loop needs around a model that takes its time."""
     torch.manual_seed(0)
-    model, table = Slow(_work(arguments)), Tokens()
+    model, table = Slow(_work(arguments)), RandomTokens(_EXAMPLES, _TOKENS, _VOCABULARY)
     settings = PlanSettings(
         seed=1,
         micro_batch_size=4,

@@ -16,14 +16,15 @@ from bench_train_trainer import (
     TARGETS,
     Variant,
     batches_of,
+    begin,
     load_model,
     lora_config,
     run_trainer,
     train_in_turns,
     training_arguments,
 )
-from bench_train_turns import Turns, Wire
-from bench_train_work import ROW_TOKENS, Examples, Work, read_examples
+from bench_train_turns import Wire
+from bench_train_work import ROW_TOKENS, Examples, Work
 
 FLASH = "flash_attn"
 
@@ -34,11 +35,7 @@ def run_trl(work: Work, wire: Wire, packed: bool) -> None:
     from transformers import AutoTokenizer
 
     trl = import_module("trl")
-    wire.tell("imported")
-    wire.wait_for("build")
-    facts: dict[str, Any] = {"precision": "bf16"}
-    examples = read_examples(work)
-    turns = Turns(wire, work, facts, examples.first)
+    facts, examples, turns = begin(work, wire, "bf16")
     on_gpu = torch.cuda.is_available()
     flash, liger = (on_gpu and importlib.util.find_spec(name) is not None for name in (FLASH, "liger_kernel"))
     batches = batches_of(work, examples, padded=not packed, packs_rows=packed, on_gpu=on_gpu)
@@ -69,11 +66,7 @@ def run_unsloth(work: Work, wire: Wire, packed: bool) -> None:
     import torch
 
     trl = import_module("trl")
-    wire.tell("imported")
-    wire.wait_for("build")
-    facts: dict[str, Any] = {"precision": "bf16"}
-    examples = read_examples(work)
-    turns = Turns(wire, work, facts, examples.first)
+    facts, examples, turns = begin(work, wire, "bf16")
     batches = batches_of(work, examples, padded=not packed, packs_rows=packed, on_gpu=True)
     model, tokenizer = language_model.from_pretrained(
         work.model,

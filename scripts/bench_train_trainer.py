@@ -61,6 +61,15 @@ class Counting:
         return getattr(self._collate, name)
 
 
+def begin(work: Work, wire: Wire, precision: str) -> tuple[dict[str, Any], Examples, Turns]:
+    """Say that all is imported and wait to be told to build; then the facts to fill in, the examples and the turns."""
+    wire.tell("imported")
+    wire.wait_for("build")
+    facts: dict[str, Any] = {"precision": precision}
+    examples = read_examples(work)
+    return facts, examples, Turns(wire, work, facts, examples.first)
+
+
 def train_in_turns(trainer: Any, turns: Turns, facts: dict[str, Any], examples: Examples) -> None:
     """Train with a Trainer, waiting between turns; its loss on the first step's examples of ours goes to `facts`."""
     from transformers import TrainerCallback
@@ -194,11 +203,7 @@ def run_trainer(work: Work, wire: Wire, variant: Variant) -> None:
     import torch
     from transformers import Trainer, TrainingArguments
 
-    wire.tell("imported")
-    wire.wait_for("build")
-    facts: dict[str, Any] = {"precision": "bf16" if variant.bf16 else "fp32"}
-    examples = read_examples(work)
-    turns = Turns(wire, work, facts, examples.first)
+    facts, examples, turns = begin(work, wire, "bf16" if variant.bf16 else "fp32")
     on_gpu = torch.cuda.is_available()
     batches = batches_of(work, examples, padded=not variant.packed, packs_rows=False, on_gpu=on_gpu)
     rows: Any = [

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, cast
 from unittest.mock import patch
 
-import numpy as np
 import torch
+from random_tokens import RandomTokens
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmtune.config.method import FullConfig, LoraConfig
@@ -42,26 +42,6 @@ VOCABULARY = 2048
 MICRO_BATCH = 4
 
 
-class RandomTokens:
-    """Examples of one length, every token supervised; stands for a TokenTable."""
-
-    def __init__(self, count: int) -> None:
-        self._ids = np.random.default_rng(0).integers(0, VOCABULARY, (count, TOKENS)).astype(np.int32)
-        self.num_tokens = np.full(count, TOKENS, dtype=np.int64)
-        self.num_supervised_tokens = self.num_tokens - 1
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def input_ids(self, index: int) -> np.ndarray:
-        """An example's tokens."""
-        return self._ids[index]
-
-    def labels(self, index: int) -> np.ndarray:
-        """The same: every token is supervised."""
-        return self._ids[index]
-
-
 def make_parts(base: Path, arguments: argparse.Namespace) -> TrainParts:
     """Fresh parts on the model in `base`."""
     device = torch.device(arguments.device)
@@ -69,7 +49,7 @@ def make_parts(base: Path, arguments: argparse.Namespace) -> TrainParts:
     method = make_method(LoraConfig() if arguments.method == "lora" else FullConfig())
     loaded = method.load(source, LoadSettings(compute_dtype=torch.float32, device=device))
     model = method.make_trainable(loaded, seed=1)
-    table = RandomTokens(MICRO_BATCH * arguments.steps)
+    table = RandomTokens(MICRO_BATCH * arguments.steps, TOKENS, VOCABULARY)
     settings = PlanSettings(
         seed=1,
         micro_batch_size=MICRO_BATCH,

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from llmtune.models.attention import underlying_model
 from llmtune.models.fast.kernels import kernels_for
+from llmtune.models.hooks import is_hooked
 from llmtune.models.token_rows import TrainedRows, unwrapped
 
 CHUNK_ELEMENTS = 1 << 23
@@ -80,7 +81,7 @@ def output_head(model: nn.Module) -> OutputHead | str:
         return f"its output head is a {type(head).__name__}, not a plain linear layer"
     if type(head.weight) is not nn.Parameter:
         return f"its output head's weight is a {type(head.weight).__name__}, not a plain tensor"
-    if any(_is_hooked(module) for module in (whole_head, head, inner)):
+    if any(is_hooked(module) for module in (whole_head, head, inner)):
         return "a hook has to see the whole forward pass"
     config: Any = inner.config.get_text_config()
     return OutputHead(
@@ -248,8 +249,3 @@ def _in_type(head: OutputHead, dtype: torch.dtype) -> tuple[torch.Tensor, torch.
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def _is_hooked(module: nn.Module) -> bool:
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return "forward" in vars(module) or any(getattr(module, name, None) for name in hooks)

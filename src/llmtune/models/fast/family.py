@@ -11,6 +11,7 @@ from llmtune.models.fast.copies import Copies
 from llmtune.models.fast.layers import UnknownPart, read_layer
 from llmtune.models.fast.linear import LinearGroup
 from llmtune.models.fast.pieces import HeadShape
+from llmtune.models.hooks import is_hooked
 
 _FAMILY = ("llama", "mistral", "qwen2", "qwen3", "gemma")
 """Model types whose blocks are put together in the order that `block` has."""
@@ -64,12 +65,6 @@ def check_family(decoder: Any) -> None:
     for name, module in decoder.named_modules():
         if is_hooked(module):
             raise UnknownPart(f"a hook has to see {name or 'the decoder'}")
-
-
-def is_hooked(module: nn.Module) -> bool:
-    """Whether something wants to see or replace a module's forward pass."""
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return "forward" in vars(module) or any(getattr(module, name, None) for name in hooks)
 
 
 def norm_layer(module: Any, model_type: str) -> NormLayer:

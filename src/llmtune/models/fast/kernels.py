@@ -29,6 +29,7 @@ class Kernels:
 PLAIN = Kernels()
 
 
+@cache
 def kernels_for(device: torch.device, dtype: torch.dtype) -> Kernels:
     """The fastest pieces that a device has for products of a type; float64 is computed by torch's functions alone."""
     if device.type == "cuda" and dtype != torch.float64 and importlib.util.find_spec("triton") is not None:
