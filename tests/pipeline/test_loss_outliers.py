@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmtune.cli import run
 from llmtune.stages import loss_outliers
-from llmtune.training import loss
+from llmtune.training import ahead
 
 from .conftest import ASSETS, SHORT, Workplace
 from .long_runs import TWO
@@ -139,13 +139,13 @@ def test_they_are_left_out_of_training_and_the_run_goes_on_without_them(workplac
 
 def test_no_step_takes_one_that_was_left_out(workplace, taught, monkeypatch) -> None:
     taken: set[str] = set()
-    make = loss.collate
+    make = ahead.collate
 
     def noting(table, indices, **how):
         taken.update(table.source(index) for index in indices)
         return make(table, indices, **how)
 
-    monkeypatch.setattr(loss, "collate", noting)
+    monkeypatch.setattr(ahead, "collate", noting)
     for action, expected in (("report", set(places(taught))), ("drop", set())):
         taken.clear()
         more = [f"data.loss_outliers={action}", "train.max_steps=null", "train.num_epochs=1", "train"]
