@@ -18,7 +18,8 @@ steps each, so that what slows the machine slows all. Speed counts real tokens, 
 the turns; memory is a GPU's allocated, or the process's resident. `of peak` is what the tokens need over the matrix
 products that the device was measured to do in bf16. `start` is from the process's start until the first step is done;
 `compile` is a part of it and of the warm-up. All losses on the first step's examples must agree, else the exit status
-is 1. On a GPU that can't hold all of them at once, set `--resident 2`: pairs of ours and one other.
+is 1. Where memory can't hold all of them at once, set `--resident 2`, as the CPU's preset does: pairs of ours and one
+other.
 """
 
 import argparse
@@ -56,6 +57,8 @@ _ON_GPU = {
     "rows": ("ours", "trainer-bf16", "trl-packed", "unsloth"),
     "mix": ("ours", "trainer-bf16", "trl-packed", "unsloth-packed"),
 }
+_RESIDENT = {"cpu": 2}
+"""By preset, how many contenders are alive at once; all, where it isn't said."""
 _TOKENS = {"llama-1b": 16384, "llama-8b": 8192, "llama-135m": 32768}
 
 
@@ -243,7 +246,9 @@ def _parser() -> argparse.ArgumentParser:
         kind = {int: int, float: float, int | None: int}.get(kinds[name], str)
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind)
     parser.add_argument("--contenders", help=f"with commas between them: {', '.join(CONTENDERS)}")
-    parser.add_argument("--resident", type=int, help="contenders that stay alive at once; all, if left out")
+    parser.add_argument(
+        "--resident", type=int, help="contenders that stay alive at once; if left out 2 on a CPU's preset, else all"
+    )
     parser.add_argument("--limit", type=float, default=900.0, help="seconds until a contender is ready, and a turn's")
     parser.add_argument("--start-together", action="store_true", help="import at once what each contender needs")
     parser.add_argument("--folder", type=Path, help="keeps models and data; else they go when all is done")
@@ -266,6 +271,8 @@ def main() -> int:
         unknown = set(arguments.cells.split(",")) - set(PRESETS[arguments.preset])
         if unknown:
             raise SystemExit(f"--cells: {', '.join(sorted(unknown))}: known are {', '.join(PRESETS[arguments.preset])}")
+    if arguments.resident is None:
+        arguments.resident = _RESIDENT.get(arguments.preset)
     cells = cells_of(arguments)
     _check(arguments, cells)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # which ends the contenders as well

@@ -16,6 +16,7 @@ from llmtune.models.attention import VARLEN, set_attention, underlying_model
 from llmtune.models.decoding import FAST, OWN, choose_decoder, decoder_fault, recompute_activations
 from llmtune.models.fast.block import run_block
 from llmtune.models.fast.decoder import FastDecoder, decoder_of, final_hidden_states, use_decoder
+from llmtune.models.fast.dropout import Kept, kept_elements
 from llmtune.models.precision import Precision
 from llmtune.models.quantization import keep_as_quantised
 from llmtune.models.token_loss import token_loss_sum
@@ -119,6 +120,22 @@ def test_dropout_is_drawn_from_torchs_stream_and_leaves_the_mean() -> None:
     model.train()
     noise = float((first - still).norm())
     assert float((torch.stack([run() for _ in range(400)]).mean(0) - still).norm()) < 0.1 * noise
+
+
+@pytest.mark.parametrize("p", [0.05, 0.1, 0.5])
+def test_as_many_elements_are_dropped_as_asked_for_and_both_forms_of_a_mask_agree(p: float) -> None:
+    x, total = torch.randn(1001, 999), torch.randn(1001, 999)
+    torch.manual_seed(3)
+    kept = kept_elements(x, p)
+    dropped = kept.mask == 0
+    num_dropped, spread = int(dropped.sum()), (x.numel() * p * (1 - p)) ** 0.5
+    assert abs(num_dropped - x.numel() * p) < 5 * spread
+    as_on_a_gpu = Kept(~dropped, kept.factor)
+    assert kept.factor == pytest.approx(1 / (1 - p), rel=2e-5)
+    assert torch.equal(kept.apply(x), as_on_a_gpu.apply(x))
+    expected = total + torch.where(dropped, 0, x * kept.factor)
+    for form in (kept, as_on_a_gpu):
+        torch.testing.assert_close(form.add_to(total.clone(), x), expected)
 
 
 @pytest.mark.parametrize("what", ["gates", "blocks"])

@@ -7,7 +7,6 @@ padded rows) they are transformers' `sdpa`.
 """
 
 import inspect
-import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache
@@ -63,24 +62,21 @@ def varlen_attention(
     borders = kwargs.get("cu_seq_lens_q")
     if borders is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    bounds = borders.tolist()
-    spans = list(itertools.pairwise(bounds))
-    _refuse_extras(module, kwargs, longest=max(end - start for start, end in spans))
+    lengths = borders.diff().tolist()
+    _refuse_extras(module, kwargs, longest=max(lengths))
     if query.is_cuda:  # of its kernels not all share key heads
         groups = query.shape[1] // key.shape[1]
         key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     with sdpa_kernel(_KERNELS) if query.is_cuda else nullcontext():
         parts = [
             F.scaled_dot_product_attention(
-                query[:, :, start:end],
-                key[:, :, start:end],
-                value[:, :, start:end],
+                *example,
                 dropout_p=kwargs.get("dropout") or 0.0,
                 scale=kwargs.get("scaling"),
                 is_causal=True,
                 enable_gqa=not query.is_cuda,
             )
-            for start, end in spans
+            for example in zip(*(states.split(lengths, dim=2) for states in (query, key, value)), strict=True)
         ]
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
 

@@ -230,7 +230,7 @@ def _joined(back: Backward, kept: Kept | None) -> torch.Tensor:
     """The gradient of a group's input, through its weights and its adapters."""
     if kept is None or back.of_dropped is None:
         return back.of_input
-    return back.of_input.add_(kept.apply(back.of_dropped))
+    return kept.add_to(back.of_input, back.of_dropped)
 
 
 def _typed(gradients: Sequence[torch.Tensor | None], *norms: NormLayer) -> list[torch.Tensor]:

@@ -12,13 +12,21 @@ class Kept(NamedTuple):
     """Which elements of a tensor are kept, and what they are multiplied by."""
 
     mask: torch.Tensor
-    """Bool, of the tensor's shape."""
+    """Of the tensor's shape: bool; on a CPU 0 or `factor` in the tensor's type, which multiplies in one pass there."""
     factor: float
     """1 / probability of being kept."""
 
     def apply(self, x: torch.Tensor) -> torch.Tensor:
         """X with the others set to zero, in its type."""
-        return self.mask.to(x.dtype).mul_(self.factor).mul_(x)
+        if self.mask.dtype == torch.bool:
+            return torch.ops.aten.native_dropout_backward(x, self.mask, self.factor)
+        return x * self.mask
+
+    def add_to(self, total: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Add `apply` of x to a tensor in its place."""
+        if self.mask.dtype == torch.bool:
+            return total.add_(self.apply(x))
+        return total.addcmul_(x, self.mask)
 
 
 def kept_elements(x: torch.Tensor, p: float) -> Kept:
@@ -34,7 +42,8 @@ def kept_elements(x: torch.Tensor, p: float) -> Kept:
     if x.device.type != "cpu":
         return Kept(torch.empty(x.shape, dtype=torch.bool, device=x.device).bernoulli_(1 - p), 1 / (1 - p))
     seed = int(torch.randint(2**63 - 1, ()))
-    bits = np.random.Generator(np.random.SFC64(seed)).bytes(2 * x.numel())
+    bits = np.random.SFC64(seed).random_raw(-(-x.numel() // 4)).view(np.uint16)[: x.numel()]
     threshold = round(p * _LEVELS)
-    mask = torch.from_numpy(np.frombuffer(bits, dtype="<u2") >= threshold).view(x.shape)
-    return Kept(mask, _LEVELS / (_LEVELS - threshold))
+    factor = _LEVELS / (_LEVELS - threshold)
+    ones = torch.from_numpy((bits >= threshold).view(np.uint8)).view(x.shape)
+    return Kept(ones.to(x.dtype).mul_(factor), factor)

@@ -1,6 +1,6 @@
 """What lies between the matrix products of a Llama block, forward and backward: functions of tensors alone.
 
-A compiler makes a kernel or two of each, which reads its inputs once and computes in float32 at least.
+They compute in float32 at least, in few passes over their tensors. `gpu_kernels` has the same as kernels.
 """
 
 from typing import NamedTuple
@@ -59,8 +59,9 @@ def normalise(x: torch.Tensor, norm: Norm, dtype: torch.dtype) -> tuple[torch.Te
         [..., D] in `dtype`, and the reciprocal root mean square [..., 1], in float32 at least.
     """
     wide = _wide(x)
-    scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + norm.epsilon)
-    return (wide * scale * _weight(norm, wide.dtype)).to(dtype), scale
+    length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    scale = length.square_().div_(x.shape[-1]).add_(norm.epsilon).rsqrt_()
+    return (wide * scale).mul_(_weight(norm, wide.dtype)).to(dtype), scale
 
 
 def add_and_normalise(
@@ -89,14 +90,14 @@ def normalise_backward(
         residual: gradient that reaches the input on another way, added; None for none.
         wants_weight: whether the weight trains.
     """
-    weight, wide = _weight(norm, scale.dtype), upstream.to(scale.dtype)
-    normalised = _wide(x) * scale
-    weighted = wide * weight
-    gradient = scale * (weighted - normalised * (weighted * normalised).mean(-1, keepdim=True))
-    if residual is not None:
-        gradient = gradient + residual
-    of_weight = (wide * normalised).reshape(-1, x.shape[-1]).sum(0) if wants_weight else None
-    return NormGradient(gradient.to(x.dtype), (normalised * weight).to(upstream.dtype), of_weight)
+    weight, wide = _weight(norm, scale.dtype), _wide(x)
+    weighted = upstream.to(scale.dtype) * weight
+    along = torch.linalg.vecdot(weighted, wide)[..., None].mul_(scale.pow(3)).div_(x.shape[-1])
+    gradient = weighted * scale if residual is None else torch.addcmul(residual.to(scale.dtype), weighted, scale)
+    gradient.addcmul_(wide, along, value=-1)
+    normalised = wide * scale
+    of_weight = (upstream * normalised).flatten(0, -2).sum(0) if wants_weight else None
+    return NormGradient(gradient.to(x.dtype), normalised.mul_(weight).to(upstream.dtype), of_weight)
 
 
 def split_heads(
@@ -154,10 +155,13 @@ def split_heads_backward(
 
 def rotate(states: torch.Tensor, rotary: Rotary) -> torch.Tensor:
     """Rotary positions (https://arxiv.org/abs/2104.09864) of [T, heads, head size], the halves of a head paired."""
-    half = states.shape[-1] // 2
-    first, second = states[..., :half], states[..., half:]
-    cos, sin = rotary.cos[..., :half], rotary.sin[..., :half]
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), -1).to(states.dtype)
+    half, wide = states.shape[-1] // 2, _wide(states)
+    first, second = wide.split(half, -1)
+    sin = rotary.sin[..., :half]
+    out = wide * rotary.cos
+    out[..., :half].addcmul_(second, sin, value=-1)
+    out[..., half:].addcmul_(first, sin)
+    return out.to(states.dtype)
 
 
 def gate(gate_up: torch.Tensor, activation: str) -> torch.Tensor:
@@ -169,9 +173,12 @@ def gate(gate_up: torch.Tensor, activation: str) -> torch.Tensor:
 def gate_backward(upstream: torch.Tensor, gate_up: torch.Tensor, activation: str) -> tuple[torch.Tensor, torch.Tensor]:
     """The gradient of `gate_up` [..., 2 I], and what `gate` gave [..., I], computed again."""
     gates, up = gate_up.chunk(2, -1)
+    gradient = torch.empty_like(gate_up)
+    of_gates, of_up = gradient.chunk(2, -1)
     activated = _activate(gates, activation)
-    of_gates = _activate_backward(upstream * up, gates, activation)
-    return torch.cat((of_gates, upstream * activated), -1), activated * up
+    torch.mul(upstream, activated, out=of_up)
+    of_gates.copy_(_activate_backward(upstream * up, gates, activation))
+    return gradient, activated.mul_(up)
 
 
 def _activate(x: torch.Tensor, activation: str) -> torch.Tensor:
