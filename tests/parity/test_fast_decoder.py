@@ -1,6 +1,7 @@
 """llmtune's decoder for the Llama family gives the numbers of the model's own forward pass, or isn't taken."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from fast_models import FAMILY, adapted, apart, hidden_and_gradients, packed_row, tiny
+from llmtune.models import decoding
 from llmtune.models.attention import VARLEN, set_attention, underlying_model
 from llmtune.models.decoding import FAST, OWN, choose_decoder, decoder_fault, recompute_activations
+from llmtune.models.fast import pieces
 from llmtune.models.fast.block import run_block
 from llmtune.models.fast.decoder import FastDecoder, decoder_of, final_hidden_states, use_decoder
 from llmtune.models.fast.dropout import Kept, kept_elements
@@ -276,6 +279,38 @@ def test_a_wrong_number_is_found_and_named(monkeypatch: pytest.MonkeyPatch) -> N
     choice = choose_decoder(tiny("Qwen2").requires_grad_(True), "auto", FP32, packed=True)
     assert choice.name == OWN
     assert "another loss" in choice.reason
+
+
+@pytest.mark.parametrize("num_rounded", [1, 7, 8])
+def test_in_16_bits_one_of_eight_rows_has_to_agree(num_rounded: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    compare, seeds = decoding._compare_row, []
+
+    def rounding(model: nn.Module, decoder: FastDecoder, precision: Precision, row: Any) -> str | None:
+        seeds.append(row.seed)
+        return "it rounds" if len(seeds) <= num_rounded else compare(model, decoder, precision, row)
+
+    monkeypatch.setattr(decoding, "_compare_row", rounding)
+    model = tiny("Llama").requires_grad_(True)
+    choice = choose_decoder(model, "auto", BF16, packed=True)
+    assert len(set(seeds)) == len(seeds) <= 8
+    assert choice.name == (OWN if num_rounded == 8 else FAST)
+    assert (decoder_of(model) is None) == (num_rounded == 8)
+    assert num_rounded < 8 or choice.reason == "it rounds, and by too much on 7 other rows"
+
+
+def test_an_error_moves_every_row_in_16_bits_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = pieces.gate
+    monkeypatch.setattr(
+        decoding, "FastDecoder", lambda *how: _with_kernels(FastDecoder(*how), gate=lambda *it: gate(*it) * 1.02)
+    )
+    choice = choose_decoder(tiny("Llama").requires_grad_(True), "auto", BF16, packed=True)
+    assert choice.name == OWN
+    assert "on 7 other rows" in choice.reason
+
+
+def _with_kernels(decoder: FastDecoder, **kernels: Any) -> FastDecoder:
+    decoder.kernels = replace(decoder.kernels, **kernels)
+    return decoder
 
 
 @pytest.mark.parametrize("kind", ["a", "b"])
