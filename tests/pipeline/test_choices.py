@@ -10,6 +10,7 @@ import torch
 from llmtune.errors import RunError
 from llmtune.models import precision
 from llmtune.models.attention import VARLEN, VARLEN_KERNEL, attention_of
+from llmtune.models.decoding import FAST, OWN
 from llmtune.models.fast.decoder import decoder_of
 from llmtune.models.token_loss import CHUNKED, WHOLE, choose_loss
 from llmtune.runs.layout import RunFolder
@@ -325,7 +326,7 @@ def test_a_run_of_its_own_evaluates_as_the_weights_were_trained_unless_other_cho
     workplace, begin, monkeypatch, capsys
 ):
     begun = begin()
-    begun.edit(loss=WHOLE, attention="eager", packed=False)
+    begun.edit(loss=WHOLE, attention="eager", packed=False, decoder=OWN)
     monkeypatch.setattr(train_stage, "train", train)
     assert workplace.type("train", "run=latest") == 0
     trained = workplace.newest.path
@@ -337,8 +338,9 @@ def test_a_run_of_its_own_evaluates_as_the_weights_were_trained_unless_other_cho
         assert workplace.newest.path != trained
         return workplace.manifest.stage("evaluate")["computed_with"]
 
-    assert evaluated() == {"precision": "fp32", "attention": "eager", "loss": WHOLE}
-    assert evaluated("train.precision=bf16") == {"precision": "bf16", "attention": VARLEN, "loss": CHUNKED}
+    assert evaluated() == {"precision": "fp32", "attention": "eager", "loss": WHOLE, "decoder": OWN}
+    by_chunks = {"attention": VARLEN, "loss": CHUNKED, "decoder": FAST}
+    assert evaluated("train.precision=bf16") == {"precision": "bf16", **by_chunks}
     (trained / "manifest.json").write_text((trained / "manifest.json").read_text().replace('"fp32"', '"bf16"'))
     monkeypatch.setattr(precision, "_cpu_has_bf16", lambda: False)
     assert evaluated()["precision"] == "fp32", "where it can't be had, what is right"

@@ -12,8 +12,7 @@ from llmtune.models.fast.dropout import Kept, kept_elements
 class AdapterDropout(nn.Module):
     """Zeroes each element with probability `p` in training and scales the others by 1 / (1 - p).
 
-    On a CPU `kept_elements` draws in bulk, and one byte an element is kept for the backward pass instead of four. Other
-    devices use torch's own.
+    On a CPU `kept_elements` draws in bulk. Other devices use torch's own.
 
     Args:
         p: probability of zero, at least 0 and below 1.

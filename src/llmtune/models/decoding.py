@@ -10,7 +10,6 @@ from torch import nn
 
 from llmtune.models.attention import VARLEN, VARLEN_KERNEL, attention_of, set_attention, underlying_model
 from llmtune.models.fast.decoder import FastDecoder, decoder_of, products_dtype, use_decoder
-from llmtune.models.fast.family import check_family
 from llmtune.models.fast.layers import UnknownPart
 from llmtune.models.precision import Precision
 from llmtune.models.token_loss import CHUNKED, choose_loss, token_loss_sum
@@ -84,11 +83,9 @@ def choose_decoder(
 
 def decoder_fault(model: nn.Module, precision: Precision) -> str | None:
     """Why a model can't take llmtune's decoder; None where it can, and has taken it."""
-    inner: Any = underlying_model(model)
     was_training, fault = model.training, "it failed"
     model.eval()
     try:
-        check_family(inner.base_model)
         with precision.autocast():
             decoder = FastDecoder(model, products_dtype(model))
         with _filled_adapters(model):
@@ -126,8 +123,10 @@ def _compare_row(model: nn.Module, decoder: FastDecoder, precision: Precision, r
     use_decoder(model, None)
     chosen = attention_of(model)
     set_attention(model, VARLEN)  # an example at a time, whichever kernel is chosen
-    loss, gradient = _loss_and_gradient(model, trainable, precision, row)
-    set_attention(model, chosen)
+    try:
+        loss, gradient = _loss_and_gradient(model, trainable, precision, row)
+    finally:
+        set_attention(model, chosen)
     use_decoder(model, decoder)
     fast_loss, fast_gradient = _loss_and_gradient(model, trainable, precision, row)
     kind = decoder.dtype
@@ -137,6 +136,8 @@ def _compare_row(model: nn.Module, decoder: FastDecoder, precision: Precision, r
     if not trainable:
         return None
     norm = _norm(gradient)
+    if not norm:
+        return "the model's own gradient is zero"
     stretched = abs(_norm(fast_gradient) - norm) / norm
     if not stretched <= _TOLERANCE[kind]:
         return f"llmtune's decoder gives another gradient norm, by {stretched:.1e} of it"

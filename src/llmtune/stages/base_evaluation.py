@@ -28,7 +28,7 @@ from llmtune.stages.training_choices import device_name
 from llmtune.training.collectives import value_of_first, wait_for_all
 
 _ACCOUNT = "measured.json"
-_CHOICES = ("attention", "packed", "loss")
+_CHOICES = ("attention", "packed", "loss", "decoder")
 """What training chose that measuring takes over."""
 _LONGEST_WAIT = 600.0
 _SHARE_OF_LIMIT = 0.25
@@ -87,7 +87,7 @@ def _depends_on(context: RunContext, num_prompts: int) -> dict[str, Any]:
         "num_threads": torch.get_num_threads(),
         "deterministic": config.train.deterministic,
         "choices": {name: begun.get(name) for name in _CHOICES},
-        "asked": [config.model.attention, config.train.packing, config.data.max_seq_len],
+        "asked": [config.model.attention, config.model.decoder, config.train.packing, config.data.max_seq_len],
         "batch_tokens": config.evaluate.batch_tokens,
         "answers": [num_prompts, config.evaluate.sample_max_new_tokens],
         "code": [torch.__version__, transformers.__version__, _code_digest()],

@@ -8,6 +8,8 @@ from llmtune import distributed
 from llmtune.evaluation.samples import SamplePrompt, sample_prompts
 from llmtune.logs import say, show, warn
 from llmtune.models.attention import attention_of
+from llmtune.models.decoding import FAST, OWN
+from llmtune.models.fast.decoder import decoder_of
 from llmtune.models.load import load_frozen
 from llmtune.models.token_loss import choose_loss
 from llmtune.runs.manifest import write_json
@@ -40,6 +42,7 @@ def run(context: RunContext) -> None:
         "precision": context.precision.name,
         "attention": attention_of(tuned),
         "loss": choose_loss(tuned).name,
+        "decoder": OWN if decoder_of(tuned) is None else FAST,
     }
     if not distributed.is_first():
         return

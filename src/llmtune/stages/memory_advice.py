@@ -51,7 +51,7 @@ class MemoryFacts:
     one_example: bool = False
     """Whether a single example a pass was too much."""
     recomputing: bool = False
-    """Whether training computes activations again in the backward pass, as typed or by itself."""
+    """Whether training computes whole blocks again in the backward pass, as typed or by itself."""
 
     @property
     def longest(self) -> int | None:
@@ -259,7 +259,7 @@ def known_of(context: RunContext, stage: str, *, validating: bool = False) -> Me
         num_processes=distributed.num_processes(),
         others_gib=_held_by_others(context.device),
         validating=validating,
-        recomputing=choices.get("activation_checkpointing", False),
+        recomputing=choices.get("activation_checkpointing", False) and choices.get("recomputed") != "gates",
     )
 
 

@@ -23,13 +23,13 @@ from llmtune.models.decoding import (
     decoder_fault,
     recompute_activations,
 )
-from llmtune.models.fast.decoder import use_decoder
+from llmtune.models.fast.decoder import decoder_of, use_decoder
 from llmtune.models.packing import AttentionChoice, choose_attention, packing_fault
 from llmtune.models.token_loss import WHOLE, LossChoice, choose_loss, set_loss
 from llmtune.runs.environment import jobs_at_once
 from llmtune.stages.context import RunContext
 from llmtune.stages.division import division
-from llmtune.training.captured import NOT_TRIED, CaptureChoice, choose_capture
+from llmtune.training.captured import NOT_TRIED, CaptureChoice, choose_capture, release_capture
 from llmtune.training.collectives import most_over_ranks
 from llmtune.training.fitting import fit_memory
 from llmtune.training.memory import optimizer_bytes
@@ -124,7 +124,18 @@ def fit(context: RunContext, parts: TrainParts, choices: Choices) -> None:
 def capture(context: RunContext, parts: TrainParts, choices: Choices) -> None:
     """Capture the pass that every micro-batch makes, where it can be and is worth its while."""
     begun = context.manifest.section("choices").get("compile")
-    choices.capture = choose_capture(parts, context.config.train.compile, begun=begun)
+    choice = choose_capture(parts, context.config.train.compile, begun=begun)
+    launched_somewhere = most_over_ranks(not choice.captured, parts.device)
+    if choice.captured and launched_somewhere:
+        release_capture(parts)
+        choice = CaptureChoice(False, "another process can't")
+    decoder = decoder_of(parts.model)
+    if begun and not choice.captured and decoder is not None and decoder.drops:
+        warn(
+            f"compile: the run began with a captured pass, and here there is none ({choice.reason}): the same steps of "
+            "the same examples, but dropout drops others, so its numbers are no longer bit for bit the same"
+        )
+    choices.capture = choice
 
 
 def record_choices(context: RunContext, parts: TrainParts, choices: Choices) -> None:
@@ -200,13 +211,17 @@ def attention_for_evaluation(context: RunContext, model: nn.Module) -> Attention
     """
     begun, attention = context.begun_choices, None
     if begun:
+        fault = None
         try:
             _restored_loss(begun, model)
             attention = _restored_attention(context, begun, model)
             _restored_decoder(context, begun, model)
-            return _packed_everywhere(attention, context.device)
         except RunError as error:
-            warn(f"evaluate: {error.args[0].partition(';')[0]}; what is right here is taken instead")
+            fault = error.args[0].partition(";")[0]
+        failed_somewhere = most_over_ranks(fault is not None, context.device)
+        if attention and not failed_somewhere:
+            return _packed_everywhere(attention, context.device)
+        warn(f"evaluate: {fault or 'another process differs'}; what is right here is taken instead")
     attention = attention or choose_attention(model, context.packing_needs, context.precision)
     attention = _packed_everywhere(attention, context.device)
     _new_decoder(context, model, attention)

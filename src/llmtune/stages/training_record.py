@@ -16,7 +16,14 @@ from llmtune.stages.memory_advice import cheap_cures, known_of
 from llmtune.stages.training_choices import Choices, device_name
 from llmtune.tracking.plots import TestLosses, learning_rate_plot, loss_plot
 from llmtune.training.advice import AskedFor, advice, few_updates, rounded_updates, unusual_rate
-from llmtune.training.memory import MemoryShape, adapter_inputs, device_memory_gib, estimate_memory, optimizer_bytes
+from llmtune.training.memory import (
+    MemoryShape,
+    adapter_inputs,
+    device_memory_gib,
+    estimate_memory,
+    mask_bytes,
+    optimizer_bytes,
+)
 from llmtune.training.parts import TrainParts, TrainState
 from llmtune.training.throughput import Throughput, peak_memory_gib
 
@@ -140,6 +147,7 @@ def _memory(context: RunContext, parts: TrainParts, choices: Choices) -> float:
         frozen_bytes=_FROZEN_BYTES_4BIT if four_bit else frozen.element_size() if frozen is not None else 4,
         optimizer_bytes=optimizer_bytes(context.config.train.optimizer, master_dtype),
         compute_bytes=parts.precision.compute_dtype.itemsize,
+        mask_bytes=mask_bytes(parts.device, parts.precision.compute_dtype),
         hidden_size=config.hidden_size,
         intermediate_size=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
         num_layers=config.num_hidden_layers,
@@ -153,7 +161,8 @@ def _memory(context: RunContext, parts: TrainParts, choices: Choices) -> float:
     if parts.settings.packed and parts.plan.settings.tokens_per_step is not None:
         tokens = min(limit, parts.plan.settings.tokens_per_step)
     tokens = max(longest, tokens // parts.splits.all[-1].pieces)
-    return estimate_memory(shape, tokens, activation_checkpointing=choices.recomputing is not None)
+    whole_blocks = choices.recomputing is not None and choices.recomputing.what == "blocks"
+    return estimate_memory(shape, tokens, activation_checkpointing=whole_blocks)
 
 
 def _captured(choices: Choices) -> str:

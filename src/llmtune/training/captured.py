@@ -18,6 +18,7 @@ from llmtune.distributed import rank
 from llmtune.models.attention import VARLEN_KERNEL, attention_of
 from llmtune.models.chunked_loss import OutputHead, chunked_cross_entropy_sum, output_head
 from llmtune.models.fast.decoder import decoder_of
+from llmtune.models.fast.kernels import PLAIN
 from llmtune.training.ahead import collated
 from llmtune.training.loss import accumulate_gradients
 from llmtune.training.parts import TrainParts
@@ -52,7 +53,7 @@ class PassShape:
     num_examples: int
     num_supervised: int
     padding: float
-    """Share of positions that are computed and belong to no example, from 0 to 1, over the plan's first epoch."""
+    """Share of positions that are computed and belong to no example, from 0 to 1, over the whole plan."""
 
 
 def choose_capture(parts: TrainParts, wanted: Literal["auto"] | bool, *, begun: bool | None) -> CaptureChoice:
@@ -71,6 +72,8 @@ def choose_capture(parts: TrainParts, wanted: Literal["auto"] | bool, *, begun: 
     fault = _what_hinders(parts)
     if fault is not None:
         return CaptureChoice(False, fault)
+    if not parts.plan.step(0, rank()).micro_batches:
+        return CaptureChoice(False, "this process has no part in the first step")
     shape = _shape(parts)
     if shape.padding > _MOST_PADDING:
         return CaptureChoice(
@@ -84,9 +87,15 @@ def choose_capture(parts: TrainParts, wanted: Literal["auto"] | bool, *, begun: 
         return CaptureChoice(False, f"it failed: {str(error).splitlines()[0]}")
     finally:
         if parts.captured is None:
-            parts.optimizer.zero_grad(set_to_none=True)
-            gc.collect()
-            torch.cuda.empty_cache()
+            release_capture(parts)
+
+
+def release_capture(parts: TrainParts) -> None:
+    """Launch kernels one by one again, and give back what a captured pass held."""
+    parts.captured = None
+    parts.optimizer.zero_grad(set_to_none=True)
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def shape_of(sizes: Sequence[tuple[int, int, int]]) -> PassShape:
@@ -189,6 +198,8 @@ def _what_hinders(parts: TrainParts) -> str | None:
         return "there is no GPU"
     if decoder is None or not parts.settings.packed:
         return "llmtune's own decoder isn't used"
+    if decoder.kernels is PLAIN:  # whose losses know no `_NOBODYS`
+        return "there are no kernels of Triton's"
     if attention_of(parts.model) != VARLEN_KERNEL:
         return f"{attention_of(parts.model)} asks where examples end"
     if parts.scaler is not None:

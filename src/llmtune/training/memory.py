@@ -22,8 +22,6 @@ _MLP_TENSORS = 3
 """Gate, activated gate and up projection."""
 _LINEAR_INPUTS = 3
 """Inputs of hidden size that weight gradients need: attention's, its output projection's and the MLP's."""
-_MASK_BYTES = 1
-"""Dropout keeps one byte an input element of each adapter."""
 _LOGITS_BYTES = 3 * 4
 """A logit at the height of the loss: cast to fp32, its log-softmax, and as much again for 16-bit copies or gradient."""
 
@@ -43,6 +41,11 @@ def optimizer_bytes(name: OptimizerName, master_dtype: torch.dtype) -> float:
     """
     share = master_dtype.itemsize / _FLOAT32_BYTES if name in _STATE_LIKE_WEIGHTS else 1.0
     return _OPTIMIZER_BYTES[name] * share
+
+
+def mask_bytes(device: torch.device, compute_dtype: torch.dtype) -> int:
+    """Bytes of dropout's mask an element: a CPU multiplies by it in the type that it computes in."""
+    return compute_dtype.itemsize if device.type == "cpu" else 1
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class MemoryShape:
     vocab_size: int
     adapter_inputs: int
     """Input features of all adapted linear layers of the model together; 0 where all weights train."""
+    mask_bytes: int = 1
+    """Bytes an input element of each adapter that dropout keeps, see `mask_bytes`."""
     master_bytes: int = _FLOAT32_BYTES
     """Bytes a trainable parameter, and its gradient: 4 in fp32, 2 in bf16."""
 
@@ -110,7 +115,7 @@ def _layer_bytes(shape: MemoryShape, residual_bytes: int) -> float:
     norms = _NORM_INPUTS * hidden * residual_bytes
     products = (_ATTENTION_TENSORS * hidden + _MLP_TENSORS * mlp) * shape.compute_bytes
     if shape.adapter_inputs:
-        inputs = shape.adapter_inputs / shape.num_layers * (shape.compute_bytes + _MASK_BYTES)
+        inputs = shape.adapter_inputs / shape.num_layers * (shape.compute_bytes + shape.mask_bytes)
     else:  # a norm that trains also keeps its normalised input
         inputs = (_LINEAR_INPUTS * hidden + mlp) * shape.compute_bytes + norms
     return norms + products + inputs

@@ -28,10 +28,17 @@ SUMS = np.array([1.5, 3.5])
 def context(**changed: Any) -> Any:
     """A run, as far as the base model's measurement depends on it; `general` is a digest, or None."""
     asked = {"precision": "fp32", "batch_tokens": 64, "weights": "w", "test": "t", "general": "g", "new_tokens": 8}
-    asked |= {"begun": {}, "attention": "auto", "packing": True, "deterministic": False, "minutes": None} | changed
+    asked |= {
+        "begun": {},
+        "attention": "auto",
+        "decoder": "auto",
+        "packing": True,
+        "deterministic": False,
+        "minutes": None,
+    } | changed
     config = SimpleNamespace(
         train=SimpleNamespace(packing=asked["packing"], deterministic=asked["deterministic"]),
-        model=SimpleNamespace(attention=asked["attention"]),
+        model=SimpleNamespace(attention=asked["attention"], decoder=asked["decoder"]),
         data=SimpleNamespace(max_seq_len=64),
         sweep=SimpleNamespace(job_timeout_minutes=asked["minutes"]),
         evaluate=SimpleNamespace(batch_tokens=asked["batch_tokens"], sample_max_new_tokens=asked["new_tokens"]),
@@ -103,6 +110,8 @@ def test_the_second_job_takes_what_the_first_measured(shared, measuring, capsys,
         {"new_tokens": 9},
         {"begun": {"attention": "eager", "packed": False}},
         {"attention": "eager"},
+        {"decoder": "transformers"},
+        {"begun": {"decoder": "llmtune"}},
         {"packing": False},
         {"deterministic": True},
     ],

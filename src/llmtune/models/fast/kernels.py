@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from llmtune.logs import warn
 from llmtune.models.cross_entropy import cross_entropy_with_gradient
 from llmtune.models.fast import pieces
 
@@ -39,6 +40,14 @@ def kernels_for(device: torch.device, dtype: torch.dtype) -> Kernels:
 
 @cache
 def _on_gpu() -> Kernels:
-    from llmtune.models.fast import gpu_kernels  # Triton is there with GPUs only
+    try:
+        from llmtune.models.fast import gpu_kernels  # Triton is there with GPUs only
 
-    return Kernels(**{field.name: getattr(gpu_kernels, field.name) for field in fields(Kernels)})
+        kernels = Kernels(**{field.name: getattr(gpu_kernels, field.name) for field in fields(Kernels)})
+        row = torch.ones(1, 16, device="cuda")
+        kernels.normalise(row, pieces.Norm(row[0], 1e-6, 0.0), torch.float32)
+    except Exception as error:  # whatever its compiler, the C compiler that it calls and the driver raise
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        warn(f"Triton's kernels can't be made here, torch's own are slower: {reason[0]}")
+        return PLAIN
+    return kernels
