@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _NEEDS = {"prepare": (), "train": ("prepare",), "evaluate": ("train",), "export": ("train",)}
 _ALONE = ("export",)
 """Stages that are the first process's alone; the others are done before them."""
-_ONEDNN_KEEPS = "256"
+_ONEDNN_KEEPS = "512"
 """Products that oneDNN keeps ready on a CPU, by shape: several steps' worth. Each packed row brings new shapes, and its
 own 1,024, once full, are searched for the oldest each time: a step of SmolLM2-135M then takes a fifth longer."""
 

@@ -82,7 +82,7 @@ def test_an_experiment_for_any_data_takes_the_whole_of_a_file(experiment) -> Non
 def test_an_experiment_for_any_data_takes_the_quick_starts_where_there_is_none(experiment) -> None:
     (quickstart,) = composed("experiment=quickstart")
     for config in composed(f"experiment=[quickstart,{experiment}]"):
-        limit = config.data.num_examples if experiment == "sweep_data_size" else 400
+        limit = config.data.num_examples if experiment == "sweep_data_size" else quickstart.data.num_examples
         assert config.data == dataclasses.replace(quickstart.data, num_examples=limit)
 
 

@@ -309,7 +309,7 @@ def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(tmp_pat
     assert ends == [["KeyboardInterrupt" if number == signal.SIGINT else "SystemExit", 4]] * 2
 
 
-@pytest.mark.parametrize("stage", ["prepare", "evaluate"])
+@pytest.mark.parametrize("stage", [pytest.param("prepare", marks=pytest.mark.slow), "evaluate"])
 def test_outside_of_training_the_first_signal_ends_the_run(workplace, stage) -> None:
     words = [word for word in WORDS if word != "train"]
     code = (

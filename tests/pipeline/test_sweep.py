@@ -68,6 +68,7 @@ def test_a_job_that_fails_does_not_stop_the_others(workplace, capfd) -> None:
     assert "broken.jsonl" in capfd.readouterr().err
 
 
+@pytest.mark.slow  # tests/unit/sweep/test_run.py finishes a killed job in short
 def test_a_job_and_a_sweep_that_are_killed_are_finished_as_if_they_had_not_been(workplace) -> None:
     """A killed job doesn't stop the next; a killed sweep's job ends; what is left is run, to the same bits.
 
