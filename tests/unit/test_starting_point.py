@@ -62,7 +62,7 @@ def test_what_names_no_data_is_the_quick_start_and_more(working_folder, words, b
 def test_an_experiment_on_the_quick_start_wins_over_it(working_folder, capsys) -> None:
     _file(working_folder, "plain", "train:\n  num_epochs: 2\n")
     config = config_for(parse(["+experiment=plain", "seed=7"]))
-    assert (config.train.num_epochs, config.data.source, config.data.num_examples) == (2, "embedded", 400)
+    assert (config.train.num_epochs, config.data.source, config.data.num_examples) == (2, "embedded", 500)
     assert "no data named, so this is experiment=[quickstart,plain]" in capsys.readouterr().err
     config = config_for(parse(["+experiment=plain", "data.path=x.jsonl"]))
     assert (config.train.num_epochs, config.data.source, config.data.num_examples) == (2, "files", None)
