@@ -228,7 +228,8 @@ def _shape(parts: TrainParts) -> PassShape:
 
 def _try(parts: TrainParts, shape: PassShape, *, keep: bool) -> CaptureChoice:
     """Capture, and compare with launching each kernel; kept where that is asked for, or where it saves enough."""
-    batch = next(collated(parts, parts.plan.step(0, rank()).micro_batches[0], 1))
+    first = parts.plan.step(0, rank()).micro_batches
+    batch = next(collated(parts, first[0], 1))
     launched = _seconds(parts, batch)
     started = time.perf_counter()
     captured = CapturedPass(parts, shape)
@@ -236,7 +237,7 @@ def _try(parts: TrainParts, shape: PassShape, *, keep: bool) -> CaptureChoice:
     cost = time.perf_counter() - started
     parts.captured = captured
     replayed = _seconds(parts, batch)
-    num_passes = parts.settings.schedule.total_steps * len(parts.plan.step(0, rank()).micro_batches)
+    num_passes = parts.settings.schedule.total_steps * len(first)
     saved = (launched - replayed) * num_passes
     told = f"{launched * 1e3:.0f} ms a pass launched kernel by kernel, {replayed * 1e3:.0f} ms captured"
     if keep or saved >= _WORTH * cost:
